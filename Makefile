@@ -1,0 +1,65 @@
+# Everything happens in .venv, with the versions in constraints.txt. GNU make 3.81 or later and a plain sh.
+
+PYTHON = python3
+VENV   = .venv
+PY     = $(VENV)/bin/python
+PIP    = $(PY) -m pip install --disable-pip-version-check --retries 5 -c constraints.txt
+
+.PHONY: help demo test unit bench lint clean
+
+help:
+	@echo "make demo         the whole loop on this machine; ONCE=1 ends when it has closed"
+	@echo "make test         all tests, with a real broker and a real database; ARGS='...' go to pytest"
+	@echo "make unit         the tests that need no server: seconds"
+	@echo "make bench        speed of kernels and ingest; ONLY=name runs one"
+	@echo "make lint         style, types, who may import whom"
+	@echo "make clean        removes what these made, except $(VENV)"
+
+demo: $(VENV)/.ready-demo
+	@$(PY) -m simulators demo $(if $(ONCE),--once)
+
+test: $(VENV)/.ready
+	@$(PY) -m pytest $(ARGS)
+
+unit: $(VENV)/.ready
+	@$(PY) -m pytest tests/unit $(ARGS)
+
+bench: $(VENV)/.ready
+	@$(PY) -m tests.bench $(ONLY)
+
+lint: $(VENV)/.ready
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+
+clean:
+	rm -rf .demo build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name $(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The demo needs no tools, so its environment is made without them and the tests add theirs.
+$(VENV)/.ready-demo: $(VENV)/.made pyproject.toml constraints.txt
+	@echo "installing the demo's packages into $(VENV) (a few minutes the first time)"
+	@$(PIP) -e '.[demo]'
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.ready-demo
+	@echo "installing the tests' packages into $(VENV)"
+	@$(PIP) -e '.[dev]'
+	@touch $@
+
+# A python3 that is too old may have a newer one beside it. Debian keeps a part of venv in a package of its own.
+$(VENV)/.made:
+	@new_enough='import sys; sys.exit(sys.version_info < (3, 11))'; \
+	if $(PY) -c "$$new_enough" 2>/dev/null && $(PY) -m pip --version >/dev/null 2>&1; then touch $@; exit 0; fi; \
+	for python in $(PYTHON) python3.14 python3.13 python3.12 python3.11 none; do \
+		if $$python -c "$$new_enough" 2>/dev/null; then break; fi; \
+	done; \
+	if [ $$python = none ]; then \
+		echo "Python 3.11 or later is needed; $(PYTHON) is: `$(PYTHON) --version 2>&1`. Or: make PYTHON=/path/to/python" >&2; exit 1; \
+	fi; \
+	echo "making $(VENV) with `$$python --version`"; \
+	if $$python -c 'import ensurepip' 2>/dev/null; then $$python -m venv --clear $(VENV); \
+	elif $$python -m virtualenv --version >/dev/null 2>&1; then $$python -m virtualenv --quiet --clear $(VENV); \
+	else echo "Python's venv is not complete. On Debian and Ubuntu: sudo apt-get install python3-venv" >&2; exit 1; fi && \
+	touch $@

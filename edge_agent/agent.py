@@ -1,0 +1,265 @@
+"""Starts the parts, joins them with queues, stops them in order. A part that dies ends the process: never half alive."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any, Final
+
+from edge_agent import sensors
+from edge_agent.annotate import Journal
+from edge_agent.bundles import write_whole
+from edge_agent.config import Asset, Config, Trust
+from edge_agent.detect import Detector, Pipeline, default_window
+from edge_agent.errors import AgentError, AlreadyRunning, BundleRejected
+from edge_agent.health import Health
+from edge_agent.outbox import Outbox
+from edge_agent.page import PageServer, make_app
+from edge_agent.rollout import Rollout
+from edge_agent.uplink import Uplink
+from models import lifeline
+from models.baseline import shipped
+from models.bundle.files import BadBundle, Bundle, unpack
+from models.bundle.signing import NotTrusted, PublicKeys
+from models.contract.ids import new_trace_id
+from models.contract.messages import AlarmEvent, Body, FaultOfSensor, Phase, SensorFault
+
+log = logging.getLogger(__name__)
+
+BLOCKS: Final = 32  # between a source and the detector; a recording waits, a machine's source drops and counts
+SILENT_S: Final = 10.0  # a machine's source that gives nothing for so long is silent
+
+
+class Agent:
+    """One device."""
+
+    def __init__(self, config: Config, *, once: bool = False, tell: Callable[[str], None] = print) -> None:
+        """Raises AgentError: another agent runs here, or something it needs is not usable."""
+        self.config, self.device, self._once, self._tell = config, config.device, once, tell
+        self.stopping = threading.Event()
+        self._failed: str | None = None
+        self._lock = _lock(config.state_dir)
+        self._outbox = Outbox(config.state_dir / "outbox.db", config.outbox)
+        self.journal = Journal(self._outbox)
+        self.health = Health(self._outbox, config.heartbeat_s)
+        self._sources = {asset.id: sensors.open_source(asset, config.broker) for asset in config.asset}
+        self._blocks: queue.Queue[tuple[str, sensors.Block | None]] = queue.Queue(BLOCKS)
+        self._heard = {asset.id: time.monotonic() for asset in config.asset}
+        self._silent: set[str] = set()
+        baseline = first_bundle(config)
+        pipelines = [self._pipeline(asset, baseline) for asset in config.asset]
+        self.detector = Detector(pipelines, self._put)
+        self._uplink: Uplink | None = None
+        self.rollout = Rollout(
+            config.device,
+            config.state_dir,
+            _keys(config.trust.approval_keys, config.trust),
+            _keys(config.trust.server_keys, None),
+            self.detector,
+            self._put,
+            lambda sha256, indexes: self._uplink.fetch(sha256, indexes) if self._uplink else None,
+        )
+        self.rollout.start_up(baseline)
+        if config.broker:
+            self._uplink = Uplink(
+                config.device,
+                config.broker,
+                _keys(config.trust.server_keys, None),
+                self._outbox,
+                self.rollout.offer,
+                self.health.counters,
+            )
+
+    def run(self) -> int:
+        """Until a signal, the end of the recordings (`once`), or the death of a part. Returns the exit code."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: self.stopping.set())
+        lifeline.watch()
+        page = None
+        if self.config.form.port >= 0:
+            app = make_app(self, self.journal, self.detector.health)
+            page = PageServer(app, self.config.form.host, self.config.form.port)
+            self._start("page", page.loop)
+            if url := page.url(self.stopping):
+                self._tell(f"page: {url}/")
+                write_whole(self.config.state_dir / "page.json", json.dumps({"url": url}).encode())
+        readers = [self._start(f"source-{a.id}", lambda a=a: self._read(a)) for a in self.config.asset]
+        self._start("rollout", self.rollout.loop)
+        if self._uplink:
+            self._start("uplink", self._uplink.loop)
+        try:
+            self._work(readers)
+        finally:
+            self._close(page)
+        if self._failed:
+            print(f"edge-agent: {self._failed}", file=sys.stderr)
+            return 1
+        return 0
+
+    def status(self) -> dict[str, Any]:
+        """What `edge-agent status` and the page show."""
+        running = self.rollout.running
+        return {
+            "device": self.device,
+            "model": running.model_dump(),
+            "step": self.rollout.step.value,
+            "connected": self._uplink.connected if self._uplink else None,
+            "waiting": {stream.value: n for stream, n in self._outbox.waiting().items()},
+            "assets": {name: a.model_dump(mode="json") for name, a in self.detector.health().items()},
+            "counters": dict(self.health.counters),
+        }
+
+    # -- the work -----------------------------------------------------------------------------------------------
+
+    def _work(self, readers: list[threading.Thread]) -> None:
+        """Blocks to the detector, until it is time to stop."""
+        told_end = False
+        while not self.stopping.is_set():
+            try:
+                asset, block = self._blocks.get(timeout=0.2)
+            except queue.Empty:
+                if not told_end and self._blocks.empty() and not any(r.is_alive() for r in readers):
+                    told_end = True
+                    self.detector.flush(force=True)
+                    self._tell("the recordings have ended")
+                    if self._once:
+                        return
+            else:
+                if block is not None and block.times.size:
+                    self._heard[asset] = time.monotonic()
+                    self._silent.discard(asset)
+                    if block.begins:
+                        self._tell(f"{asset}: {block.begins}")
+                    self.detector.feed(asset, block.times, block.values)
+            self.detector.flush()
+            self._look_for_silence()
+            self._beat()
+
+    def _read(self, asset: Asset) -> None:
+        """A source's thread."""
+        source = self._sources[asset.id]
+        for block in source.blocks():
+            while not self.stopping.is_set():
+                try:
+                    self._blocks.put((asset.id, block), timeout=0.2)
+                    break
+                except queue.Full:
+                    continue
+            if source.dropped:
+                self.health.counters[f"samples_dropped.{asset.id}"] = source.dropped
+
+    def _look_for_silence(self) -> None:
+        for asset, heard in self._heard.items():
+            if time.monotonic() - heard > SILENT_S and asset not in self._silent and not self._sources[asset].ends:
+                self._silent.add(asset)
+                fault = SensorFault(
+                    trace_id=new_trace_id(),
+                    made_at=datetime.now(UTC),
+                    asset=asset,
+                    fault=FaultOfSensor.SILENT,
+                    since=datetime.now(UTC),
+                    detail=f"nothing for {SILENT_S:g} s",
+                )
+                self._put([fault])
+
+    def _beat(self, force: bool = False) -> None:
+        self.health.counters["offers_refused"] = self.rollout.refused_offers
+        self.health.beat(
+            self.rollout.running,
+            self.rollout.step,
+            self.rollout.memory.get("sequence", 0),
+            self.detector.health,
+            self.detector.latencies(),
+            force,
+        )
+
+    def _put(self, bodies: Sequence[Body]) -> None:
+        self.journal.put(bodies)
+        for body in bodies:
+            if line := tell(body):
+                self._tell(line)
+
+    # -- parts --------------------------------------------------------------------------------------------------
+
+    def _pipeline(self, asset: Asset, bundle: Bundle) -> Pipeline:
+        source = self._sources[asset.id]
+        spec = asset.window or bundle.manifest.window or default_window(source.rate_hz)
+        return Pipeline(asset, source.signals, spec, self.config.state_dir / "references")
+
+    def _start(self, name: str, loop: Callable[[], None]) -> threading.Thread:
+        def guarded() -> None:
+            try:
+                loop()
+            except Exception as exc:  # whatever it is: the process must not go on half alive
+                log.exception("a part has died", extra={"part": name})
+                self._failed = f"{name} has died: {exc}"
+                self.stopping.set()
+
+        thread = threading.Thread(target=guarded, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def _close(self, page: PageServer | None) -> None:
+        self.stopping.set()
+        for source in self._sources.values():
+            source.stop()
+        self.detector.flush(force=True)
+        self._beat(force=True)
+        self.rollout.stop()
+        if self._uplink:
+            self._uplink.stop()
+        if page:
+            page.stop()
+        for thread in threading.enumerate():
+            if thread.name.startswith(("source-", "rollout", "uplink", "page")):
+                thread.join(3.0)
+
+
+def first_bundle(config: Config) -> Bundle:
+    """The bundle of the configuration, else the shipped one. Raises BundleRejected."""
+    try:
+        return unpack(config.baseline.read_bytes()) if config.baseline else shipped().bundle
+    except (OSError, BadBundle, NotTrusted) as exc:
+        raise BundleRejected("the first bundle", str(exc)) from exc
+
+
+def tell(body: Body) -> str | None:
+    """One line for the terminal, for what a person wants to know at once."""
+    if isinstance(body, AlarmEvent) and body.phase is not Phase.UPDATED:
+        drivers = ", ".join(f"{d.feature} {d.value:.3g} (usual {d.usual:.3g})" for d in body.drivers[:3])
+        word = "ALARM" if body.phase is Phase.RAISED else "clear"
+        kind = f" {body.fault_class}" if body.fault_class and body.phase is Phase.RAISED else ""
+        return f"{body.window_end:%H:%M:%S} {body.asset} {word}{kind} score {body.score:.2f}  {drivers}"
+    if isinstance(body, SensorFault):
+        return f"{body.since:%H:%M:%S} {body.asset} SENSOR {body.fault.value} {body.signal or ''} {body.detail}"
+    return None
+
+
+def _keys(paths: Sequence[Path], trust: Trust | None) -> PublicKeys | None:
+    try:
+        return PublicKeys.read(paths, trust.approval_threshold if trust else 1) if paths else None
+    except ValueError as exc:
+        raise AgentError(str(exc)) from exc
+
+
+def _lock(state_dir: Path) -> IO[str]:
+    state_dir.mkdir(parents=True, exist_ok=True)
+    file = (state_dir / "agent.lock").open("a+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        raise AlreadyRunning(f"another agent runs on {state_dir}; a device has one") from exc
+    file.truncate(0)
+    file.write(str(os.getpid()))
+    file.flush()
+    return file

@@ -1,0 +1,108 @@
+"""A technician's word, taken on the device, with or without a network; and the last alarms, so that there is something to say.
+
+Both live in the outbox's file, so that an annotation and the record that it was taken are one step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+from uuid import UUID
+
+from edge_agent.outbox import Outbox
+from models.contract.codec import dump
+from models.contract.messages import AlarmEvent, Annotation, Body
+
+KEEP = 500  # alarms
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS said (annotation_id TEXT PRIMARY KEY, digest TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS episode (
+    event_id TEXT PRIMARY KEY, opened_at TEXT NOT NULL, cleared_at TEXT, score REAL NOT NULL, body TEXT NOT NULL
+);
+"""
+
+Taken = Literal["new", "again", "conflict"]
+
+
+class Episode(NamedTuple):
+    """An alarm as it is known here."""
+
+    event: AlarmEvent  # its newest phase that was not the end
+    score: float  # the highest
+    open: bool
+
+
+class Journal:
+    """What was alarmed and what was said about it, on this device."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+        self._db = sqlite3.connect(outbox.path, timeout=30, isolation_level=None, check_same_thread=False)
+        self._db.executescript(_SCHEMA)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def put(self, bodies: Sequence[Body]) -> None:
+        """Into the outbox, and alarms into the journal with it."""
+        alarms = [body for body in bodies if isinstance(body, AlarmEvent)]
+        self._outbox.put(bodies, within=(lambda db: _note(db, alarms)) if alarms else None)
+
+    def take(self, annotation: Annotation) -> Taken:
+        """Confirm an annotation once: the same again is no second one, and the same id with other words is refused."""
+        said = annotation.model_dump_json(exclude={"made_at", "trace_id", "time_quality"})
+        digest = hashlib.sha256(said.encode()).hexdigest()
+        key = str(annotation.annotation_id)
+
+        def remember(db: sqlite3.Connection) -> None:
+            known = db.execute("SELECT digest FROM said WHERE annotation_id = ?", (key,)).fetchone()
+            if known:
+                raise _Known(known[0] == digest)
+            db.execute("INSERT INTO said VALUES (?, ?)", (key, digest))
+
+        try:
+            self._outbox.put([annotation], within=remember)
+        except _Known as known:
+            return "again" if known.same else "conflict"
+        return "new"
+
+    def episodes(self, limit: int = 50) -> list[Episode]:
+        """The newest first."""
+        rows = self._db.execute(
+            "SELECT body, score, cleared_at FROM episode ORDER BY opened_at DESC LIMIT ?", (limit,)
+        ).fetchall()
+        return [Episode(AlarmEvent.model_validate_json(body), score, cleared is None) for body, score, cleared in rows]
+
+    def episode(self, event_id: UUID) -> Episode | None:
+        row = self._db.execute(
+            "SELECT body, score, cleared_at FROM episode WHERE event_id = ?", (str(event_id),)
+        ).fetchone()
+        return Episode(AlarmEvent.model_validate_json(row[0]), row[1], row[2] is None) if row else None
+
+    def annotated(self) -> int:
+        """How many annotations were taken here."""
+        return int(self._db.execute("SELECT count(*) FROM said").fetchone()[0])
+
+
+class _Known(Exception):
+    def __init__(self, same: bool) -> None:
+        self.same = same
+
+
+def _note(db: sqlite3.Connection, alarms: Sequence[AlarmEvent]) -> None:
+    for alarm in alarms:
+        cleared = alarm.window_end.isoformat() if alarm.phase == "cleared" else None
+        db.execute(
+            "INSERT INTO episode VALUES (?, ?, ?, ?, ?) ON CONFLICT (event_id) DO UPDATE SET"
+            " cleared_at = excluded.cleared_at, score = max(score, excluded.score),"
+            " body = CASE WHEN excluded.cleared_at IS NULL THEN excluded.body ELSE body END",
+            (str(alarm.event_id), alarm.opened_at.isoformat(), cleared, alarm.score, dump(alarm).decode()),
+        )
+    db.execute(
+        "DELETE FROM episode WHERE cleared_at IS NOT NULL AND event_id NOT IN"
+        " (SELECT event_id FROM episode ORDER BY opened_at DESC LIMIT ?)",
+        (KEEP,),
+    )

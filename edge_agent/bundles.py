@@ -1,0 +1,123 @@
+"""The bundles on the device's own disk, and what must not be forgotten about them.
+
+A bundle's file is named by its hash, hashed again at every load, and loaded from the bytes that were hashed. What runs, what
+ran before and what must never run is in a SQLite file with synchronous=FULL; sequence and floor have a second copy beside it,
+and the higher of the two counts, so that losing one file does not open the way to an older release.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+from edge_agent.errors import BundleRejected
+from models.bundle.files import BadBundle, Bundle, digest, unpack
+from models.crash_points import crash_point
+
+FLOORS: Final = ("sequence", "floor")
+
+
+class BundleStore:
+    """Files named by their hash."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, data: bytes) -> str:
+        """Have these bytes on disk, whole or not at all; their hash."""
+        sha256 = digest(data)
+        write_whole(self._path(sha256), data)
+        return sha256
+
+    def load(self, sha256: str) -> Bundle:
+        """Raises BundleRejected: not there, altered since it was saved, or not a bundle."""
+        try:
+            data = self._path(sha256).read_bytes()
+        except OSError as exc:
+            raise BundleRejected(sha256[:12], f"not on this disk: {exc.strerror}") from exc
+        if digest(data) != sha256:
+            raise BundleRejected(sha256[:12], "its file was altered")
+        try:
+            return unpack(data)
+        except BadBundle as exc:
+            raise BundleRejected(sha256[:12], str(exc)) from exc
+
+    def has(self, sha256: str) -> bool:
+        """True: there, and still what it was."""
+        try:
+            return digest(self._path(sha256).read_bytes()) == sha256
+        except OSError:
+            return False
+
+    def keep_only(self, wanted: Iterable[str]) -> None:
+        names = {self._path(sha256).name for sha256 in wanted}
+        for path in self._folder.glob("*.bundle"):
+            if path.name not in names:
+                path.unlink(missing_ok=True)
+
+    def _path(self, sha256: str) -> Path:
+        return self._folder / f"{sha256}.bundle"
+
+
+class Memory:
+    """What the device remembers of releases: a few named values, written together or not at all."""
+
+    def __init__(self, state_dir: Path) -> None:
+        state_dir.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._copy = state_dir / "floors.json"
+        self._db = sqlite3.connect(state_dir / "rollout.db", timeout=30, isolation_level=None, check_same_thread=False)
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute("CREATE TABLE IF NOT EXISTS memory (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+
+    def get(self, key: str, default: Any = None) -> Any:
+        with self._lock:
+            row = self._db.execute("SELECT value FROM memory WHERE key = ?", (key,)).fetchone()
+        value = json.loads(row[0]) if row else default
+        if key in FLOORS:
+            with contextlib.suppress(OSError, ValueError):
+                value = max(value or 0, json.loads(self._copy.read_text(encoding="utf-8")).get(key, 0))
+        return value
+
+    def set(self, **values: Any) -> None:
+        """All of these, durably, in one step. A floor never falls."""
+        floors = {key: max(values[key], self.get(key, 0)) for key in FLOORS if key in values}
+        values |= floors
+        if floors:
+            write_whole(self._copy, json.dumps({key: self.get(key, 0) for key in FLOORS} | floors).encode())
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(
+                "INSERT INTO memory VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                [(key, json.dumps(value)) for key, value in values.items()],
+            )
+            self._db.execute("COMMIT")
+
+    def close(self) -> None:
+        with self._lock:
+            self._db.close()
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """The file holds all of this, or what it held before, whatever happens."""
+    new = path.with_name(f"{path.name}.new")
+    with new.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    crash_point("bundle.before_rename")
+    new.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    crash_point("bundle.after_rename")

@@ -1,0 +1,242 @@
+"""The commands of `edge-agent`: functions that return an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+from uuid import UUID, uuid4
+
+from edge_agent import config as settings
+from edge_agent.errors import AgentError
+from models.contract.labels import FaultKind, Severity, Verdict
+
+if TYPE_CHECKING:
+    from models.bundle.files import Bundle
+
+
+def start(args: argparse.Namespace) -> int:
+    """Watch the configured assets: score, alarm, keep, send. Runs until it is stopped."""
+    from edge_agent.agent import Agent  # the kernels and the runtime load here, and for no other command
+
+    config = settings.load(args.config)
+    logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    return Agent(config, once=args.once, tell=lambda line: print(line, flush=True)).run()
+
+
+def status(args: argparse.Namespace) -> int:
+    """Show what runs here and what waits, also while the agent is stopped."""
+    from edge_agent.bundles import Memory
+    from edge_agent.outbox import Outbox
+
+    config = settings.load(args.config)
+    memory, outbox = Memory(config.state_dir), Outbox(config.state_dir / "outbox.db", config.outbox)
+    shown = {
+        "device": config.device,
+        "agent": "running" if _runs(config.state_dir) else "stopped",
+        "page": _page(config.state_dir),
+        "current": memory.get("current"),
+        "previous": memory.get("previous"),
+        "step": memory.get("step", "active"),
+        "assignment": memory.get("sequence", 0),
+        "floor": memory.get("floor", 0),
+        "waiting": {stream.value: n for stream, n in outbox.waiting().items()},
+    }
+    print(json.dumps(shown) if args.json else "\n".join(f"{name:12} {_plain(value)}" for name, value in shown.items()))
+    return 0
+
+
+def outbox(args: argparse.Namespace) -> int:
+    """Show what waits for the server, by stream: produced, waiting, evicted by cause."""
+    from edge_agent.outbox import Outbox
+
+    config = settings.load(args.config)
+    counts = Outbox(config.state_dir / "outbox.db", config.outbox).counts()
+    rows = {
+        stream.value: {
+            "produced": c.produced,
+            "waiting": sum(b - a + 1 for a, b in c.waiting),
+            "waiting_bytes": c.waiting_bytes,
+            "evicted": {cause: sum(b - a + 1 for a, b in ranges) for cause, ranges in c.evicted.items()},
+        }
+        for stream, c in counts.items()
+    }
+    if args.json:
+        print(json.dumps(rows))
+        return 0
+    print(f"{'stream':12}{'produced':>10}{'waiting':>10}{'bytes':>12}  evicted")
+    for stream, row in rows.items():
+        evicted = ", ".join(f"{n} for {cause}" for cause, n in row["evicted"].items()) or "none"
+        print(f"{stream:12}{row['produced']:>10}{row['waiting']:>10}{row['waiting_bytes']:>12}  {evicted}")
+    return 0
+
+
+def annotate(args: argparse.Namespace) -> int:
+    """Say what an alarm was, or what happened on an asset. Works without a network; prints the annotation's id."""
+    from pydantic import ValidationError
+
+    from edge_agent.annotate import Journal
+    from edge_agent.outbox import Outbox
+    from models.contract.ids import new_trace_id
+    from models.contract.messages import Annotation
+
+    config = settings.load(args.config)
+    journal = Journal(Outbox(config.state_dir / "outbox.db", config.outbox))
+    episode = journal.episode(args.event) if args.event else None
+    if args.event and episode is None:
+        raise AgentError(f"there is no alarm {args.event} on this device")
+    asset = episode.event.asset if episode else args.asset
+    if asset is None:
+        raise AgentError("give --event, or --asset with what happened on it")
+    if asset not in {a.id for a in config.asset}:
+        raise AgentError(f"{asset} is not an asset of this device: {', '.join(a.id for a in config.asset)}")
+    now = datetime.now(UTC)
+    fields: dict[str, Any] = {
+        "annotation_id": args.id or uuid4(),
+        "trace_id": episode.event.trace_id if episode else new_trace_id(),
+        "made_at": now,
+        "asset": asset,
+        "event_id": args.event,
+        "start": args.start or (episode.event.opened_at if episode else now - timedelta(minutes=10)),
+        "end": args.end or (episode.event.window_end if episode else now),
+        "verdict": args.verdict,
+        "fault": args.fault,
+        "severity": args.severity,
+        "note": args.note,
+        "annotator": args.by,
+    }
+    try:
+        annotation = Annotation.model_validate(fields)
+    except ValidationError as exc:
+        raise AgentError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())) from exc
+    taken = journal.take(annotation)
+    if taken == "conflict":
+        raise AgentError(f"annotation {annotation.annotation_id} was saved already, with other words")
+    print(
+        json.dumps({"annotation_id": str(annotation.annotation_id), "taken": taken})
+        if args.json
+        else annotation.annotation_id
+    )
+    return 0
+
+
+def rollback(args: argparse.Namespace) -> int:
+    """Return to the bundle that ran before, without a network; the one left is not taken again on this device."""
+    from edge_agent.bundles import Memory
+
+    config = settings.load(args.config)
+    memory = Memory(config.state_dir)
+    if memory.get("previous") in (None, memory.get("current")) and memory.get("step") != "trial":
+        raise AgentError("there is no bundle before the one that runs")
+    memory.set(go_back=args.reason)  # on disk: a running agent does it at once, a stopped one when it starts
+    print("the agent goes back now" if _runs(config.state_dir) else "the agent goes back when it starts")
+    return 0
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    """Replay labelled recordings through the same path as run, and print how good the alarms are."""
+    from edge_agent import evaluate as station
+
+    config = settings.load(args.config)
+    report = station.evaluate(config, _bundle(args.bundle, config))
+    print(json.dumps(report) if args.json else station.table(report))
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse, run, and turn our own errors into one line and exit code 2."""
+    args = _parser().parse_args(argv)
+    try:
+        code: int = args.run(args)
+    except (AgentError, ValueError) as exc:
+        print(f"edge-agent: {exc}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return code
+
+
+def run() -> NoReturn:
+    """The entry point of the installed command."""
+    sys.exit(main())
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="edge-agent", description="Scores sensor streams and keeps what it finds until it is stored."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=function.__doc__.split(".")[0], description=function.__doc__)
+        sub.add_argument("--config", type=Path, default=Path("agent.toml"), metavar="FILE", help="default: agent.toml")
+        sub.set_defaults(run=function)
+        return sub
+
+    sub = command("run", start)
+    sub.add_argument("--once", action="store_true", help="end when the recordings have ended")
+    for name, function in (("status", status), ("outbox", outbox)):
+        command(name, function).add_argument("--json", action="store_true")
+    sub = command("annotate", annotate)
+    sub.add_argument("--event", type=UUID, help="the alarm's id")
+    sub.add_argument("--asset", help="where there was no alarm")
+    sub.add_argument("--verdict", required=True, choices=[v.value for v in Verdict])
+    sub.add_argument("--fault", choices=[f.value for f in FaultKind])
+    sub.add_argument("--severity", choices=[s.value for s in Severity])
+    sub.add_argument("--note", default="")
+    sub.add_argument("--by", required=True, metavar="NAME")
+    sub.add_argument("--start", type=_when, help="ISO time, with its zone")
+    sub.add_argument("--end", type=_when)
+    sub.add_argument("--id", type=UUID, help="the same id again is the same annotation")
+    sub.add_argument("--json", action="store_true")
+    command("rollback", rollback).add_argument("--reason", default="somebody at the device asked for it")
+    sub = command("evaluate", evaluate)
+    sub.add_argument("--bundle", type=Path, help="default: the configured one, else the shipped baseline")
+    sub.add_argument("--json", action="store_true")
+    return parser
+
+
+def _when(text: str) -> datetime:
+    when = datetime.fromisoformat(text)
+    if when.tzinfo is None:
+        raise argparse.ArgumentTypeError(f"{text} has no zone: write 2026-05-01T08:00:00+00:00")
+    return when
+
+
+def _bundle(path: Path | None, config: settings.Config) -> Bundle:
+    from edge_agent.agent import first_bundle
+
+    return first_bundle(config.model_copy(update={"baseline": path}) if path else config)
+
+
+def _runs(state_dir: Path) -> bool:
+    """True if an agent holds the state folder."""
+    import fcntl
+
+    try:
+        with (state_dir / "agent.lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _page(state_dir: Path) -> str | None:
+    try:
+        return (
+            str(json.loads((state_dir / "page.json").read_text(encoding="utf-8"))["url"]) if _runs(state_dir) else None
+        )
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{n} {name}" for name, n in value.items()) or "nothing"
+    return "-" if value is None else str(value)

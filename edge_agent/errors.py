@@ -1,0 +1,40 @@
+"""What can go wrong on the device, one class per way out.
+
+AgentError
+├── BadConfig        the configuration file; names every mistake
+├── AlreadyRunning   another agent has this state folder
+├── OutboxFailed     the outbox can not promise what it must
+├── BundleRejected   a model was refused; the running one is untouched
+└── SourceFailed     a source can not be read as configured
+"""
+
+from __future__ import annotations
+
+
+class AgentError(Exception):
+    """Shown to the user as it is; exit code 2."""
+
+
+class BadConfig(AgentError):
+    """The configuration is refused whole."""
+
+
+class AlreadyRunning(AgentError):
+    """Another agent runs on this state folder."""
+
+
+class OutboxFailed(AgentError):
+    """The outbox's file can not be used."""
+
+
+class BundleRejected(AgentError):
+    """A model bundle was refused; the running model is untouched."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} refused: {reason}")
+        self.what = what
+        self.reason = reason
+
+
+class SourceFailed(AgentError):
+    """A source can not be read as configured."""

@@ -1,0 +1,97 @@
+"""Settings of the server: read once from TOML, refused whole; paths are relative to the file."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+
+from fleet_server.errors import BadConfig
+from models.contract.messages import TrialLimits
+
+
+def _beside_file(path: Path, info: ValidationInfo) -> Path:
+    base: Path = (info.context or {}).get("base", Path())
+    return path if path.is_absolute() else base / path
+
+
+FilePath = Annotated[Path, AfterValidator(_beside_file)]
+
+
+class Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Broker(Settings):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=1, le=65535)] = 1883
+    username: str | None = None
+    password_file: FilePath | None = None
+    ca: FilePath | None = None
+    certificate: FilePath | None = None
+    key: FilePath | None = None
+    client_id: str = "fleet-server"
+    keepalive_s: Annotated[int, Field(ge=5)] = 30
+
+
+class Keys(Settings):
+    """`server` signs receipts and assignments and is here; `approval` are the public keys of those who approve, whose
+    private halves are not."""
+
+    server: FilePath
+    approval: tuple[FilePath, ...] = ()
+    approval_threshold: Annotated[int, Field(ge=1)] = 1
+
+
+class Web(Settings):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8077
+
+
+class Retrain(Settings):
+    """When a retraining starts by itself: "auto" starts it, "ask" only proposes it."""
+
+    mode: Literal["auto", "ask", "off"] = "auto"
+    model: str = "pump"  # the model line, also the asset kind it is trained for
+    min_new_labels: Annotated[int, Field(ge=1)] = 20
+    min_reference: Annotated[int, Field(ge=10)] = 100
+    cool_down_s: Annotated[float, Field(ge=0)] = 3600.0
+    check_every_s: Annotated[float, Field(gt=0)] = 10.0
+
+
+class Rollouts(Settings):
+    """What a wave must show before the next one starts, and what stops it."""
+
+    max_harm_share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of attempted devices that rejected or reverted
+    soak_s: Annotated[float, Field(ge=0)] = 60.0  # after a wave is verified, before the next
+    deadline_s: Annotated[float, Field(gt=0)] = 86400.0  # a device that has not answered by then is counted apart
+    poll_s: Annotated[float, Field(gt=0)] = 1.0
+    trial: TrialLimits = TrialLimits()
+
+
+class Config(Settings):
+    database: str  # a libpq connection string or URI
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    broker: Broker = Broker()
+    keys: Keys
+    web: Web = Web()
+    retrain: Retrain = Retrain()
+    rollouts: Rollouts = Rollouts()
+
+
+def load(path: Path) -> Config:
+    """The settings in a TOML file.
+
+    Raises:
+        BadConfig: with every mistake in one message.
+    """
+    try:
+        raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Config.model_validate(raw, context={"base": path.resolve().parent})
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise BadConfig(f"{path}: {exc}") from exc
+    except ValidationError as exc:
+        mistakes = "\n".join(f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in exc.errors())
+        raise BadConfig(f"{path}:\n{mistakes}") from exc

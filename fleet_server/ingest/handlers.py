@@ -1,0 +1,176 @@
+"""One function a kind of message: what of it becomes which row. Whoever raises Unreadable has changed nothing before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from fleet_server.errors import Refused
+from fleet_server.feedback import intake
+from fleet_server.ingest.columns import predictions
+from fleet_server.store import decisions, devices, events, rollouts, telemetry
+from fleet_server.store.ledger import Key
+from fleet_server.store.pool import Connection
+from fleet_server.store.telemetry import Prediction, Sample
+from models.contract.codec import Unreadable
+from models.contract.messages import (
+    AlarmEvent,
+    Annotation,
+    Body,
+    Heartbeat,
+    RolloutStatus,
+    SampledWindow,
+    ScoredWindows,
+    SensorFault,
+)
+
+AHEAD: Final = timedelta(minutes=5)
+FIRST_YEAR: Final = 2000  # a device that has never heard of the time starts in 1970
+
+
+@dataclass
+class Batch:
+    """One transaction's work. What goes in bulk is collected here."""
+
+    conn: Connection
+    at: datetime  # when it was received
+    predictions: list[Prediction] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    events: set[UUID] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def flush(self) -> None:
+        """Write what was collected."""
+        if self.predictions:
+            telemetry.copy_predictions(self.conn, self.predictions)
+        if self.samples:
+            telemetry.insert_samples(self.conn, self.samples)
+        for event_id in sorted(self.events):  # annotations may have been here before their event
+            intake.reconsider(self.conn, event_id, self.at)
+
+
+def alarm(batch: Batch, key: Key, body: AlarmEvent) -> None:
+    doubt = clock_doubt(body.window_end, batch.at)
+    if not events.merge(batch.conn, key.device, body, doubt):
+        raise Unreadable(f"event {body.event_id} belongs to another device or asset")
+    batch.events.add(body.event_id)
+    batch.counts["alarm_phases"] += 1
+    if doubt:
+        _doubted(batch, key, body.trace_id, doubt)
+        return
+    batch.samples.append(
+        Sample(
+            trace_id=body.trace_id,
+            asset_id=body.asset,
+            device_id=key.device,
+            window_start=body.window_start,
+            window_end=body.window_end,
+            reason="alarm",
+            probability=1.0,
+            event_id=body.event_id,
+            score=body.score,
+            model_version=body.model.version,
+            feature_set=body.feature_set,
+            features=body.features,
+        )
+    )
+
+
+def sensor_fault(batch: Batch, key: Key, body: SensorFault) -> None:
+    telemetry.insert_sensor_fault(batch.conn, key.device, body)
+
+
+def annotation(batch: Batch, key: Key, body: Annotation) -> None:
+    try:
+        intake.receive(batch.conn, body, via=key.device, received_at=batch.at)
+    except Refused as exc:  # the same id with other words
+        raise Unreadable(str(exc)) from exc
+
+
+def heartbeat(batch: Batch, key: Key, body: Heartbeat) -> None:
+    for stream, count in body.outbox.items():
+        for low, high in (*count.waiting, *(r for ranges in count.evicted.values() for r in ranges)):
+            if low > high:
+                raise Unreadable(f"outbox.{stream}: the range {low} to {high} ends before it begins")
+    devices.log_heartbeat(batch.conn, key.device, body, batch.at)
+    counts = {stream.value: count.model_dump(mode="json") for stream, count in body.outbox.items()}
+    first = devices.set_outbox(batch.conn, key.device, key.epoch, key.seq, counts, batch.at)
+    if first is None:
+        return
+    if first:
+        devices.set_epoch(batch.conn, key.device, key.epoch)
+    if devices.set_running(batch.conn, key.device, key.epoch, key.seq, body.running, body.step, body.assignment):
+        devices.set_heartbeat(batch.conn, key.device, key.epoch, body)
+
+
+def rollout_status(batch: Batch, key: Key, body: RolloutStatus) -> None:
+    rollouts.record_step(batch.conn, key.device, body, batch.at)
+    devices.set_running(batch.conn, key.device, key.epoch, key.seq, body.running, body.step, body.assignment)
+
+
+def scored_windows(batch: Batch, key: Key, body: ScoredWindows) -> None:
+    rows = predictions(key.device, body)
+    batch.predictions.extend(rows)
+    batch.counts["windows"] += len(rows)
+
+
+def sampled_window(batch: Batch, key: Key, body: SampledWindow) -> None:
+    if doubt := clock_doubt(body.window_end, batch.at):
+        _doubted(batch, key, body.trace_id, doubt)
+        return
+    batch.samples.append(
+        Sample(
+            trace_id=body.trace_id,
+            asset_id=body.asset,
+            device_id=key.device,
+            window_start=body.window_start,
+            window_end=body.window_end,
+            reason=body.reason,
+            probability=body.probability,
+            event_id=None,
+            score=body.score,
+            model_version=body.model.version,
+            feature_set=body.feature_set,
+            features=body.features,
+        )
+    )
+
+
+Handler = Callable[[Batch, Key, Any], None]
+HANDLERS: Final[dict[type[Body], Handler]] = {
+    AlarmEvent: alarm,
+    SensorFault: sensor_fault,
+    Annotation: annotation,
+    Heartbeat: heartbeat,
+    RolloutStatus: rollout_status,
+    ScoredWindows: scored_windows,
+    SampledWindow: sampled_window,
+}
+
+
+def clock_doubt(at: datetime, received_at: datetime) -> str | None:
+    """Why a window's time cannot be right; such a window is kept out of training, whose splits go by time."""
+    if at > received_at + AHEAD:
+        return f"{(at - received_at).total_seconds():.0f} s after it was received"
+    if at.year < FIRST_YEAR:
+        return f"in {at.year}: the device's clock was never set"
+    return None
+
+
+def assets_of(body: Body) -> list[str]:
+    """The machines a message proves to exist. What a person says of one proves nothing."""
+    if isinstance(body, Heartbeat):
+        return list(body.assets)
+    if isinstance(body, AlarmEvent | SensorFault | ScoredWindows | SampledWindow):
+        return [body.asset]
+    return []
+
+
+def _doubted(batch: Batch, key: Key, trace_id: UUID, doubt: str) -> None:
+    batch.counts["clock_doubts"] += 1
+    inputs = {"device": key.device, "stream": key.stream, "seq": key.seq}
+    decisions.record(batch.conn, "clock", str(trace_id), "kept out of training", f"window ends {doubt}", inputs)

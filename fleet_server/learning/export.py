@@ -1,0 +1,186 @@
+"""Estimators to a bundle, and the proof that the bundle scores as they do, on the runtime that devices use."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from skl2onnx import to_onnx
+from skl2onnx.common.data_types import FloatTensorType
+from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
+
+from fleet_server.errors import Refused
+from fleet_server.learning.dataset import Dataset, Floats
+from fleet_server.learning.training import Distance, Fitted
+from models.bundle.files import Bundle, Canary, CanaryCase, pack, unpack
+from models.bundle.manifest import Classifier, Novelty, Origin
+from models.contract.features import FEATURE_SET
+from models.contract.labels import NORMAL
+from models.scoring import Scored, Scorer
+
+OPSET: Final = {"": 17, "ai.onnx.ml": 1}  # old enough for every runtime that a device may have
+TOLERANCE: Final = 1e-4  # between estimator and ONNX, after the score's mapping
+MAX_CANARIES: Final = 48
+
+
+def export(
+    fitted: Fitted,
+    data: Dataset,
+    *,
+    name: str,
+    version: int,
+    created_at: datetime,
+    origin: Origin,
+    asset_kind: str | None = None,
+) -> tuple[Bundle, dict[str, Any]]:
+    """The bundle and what its proof measured.
+
+    Raises:
+        Refused: the ONNX models score differently from what was trained.
+    """
+    models = {"novelty.onnx": _novelty(fitted)}
+    if fitted.classifier is not None:
+        models["classifier.onnx"] = _classifier(fitted)
+    manifest: dict[str, Any] = {
+        "name": name,
+        "version": version,
+        "created_at": created_at,
+        "asset_kind": asset_kind,
+        "signals": data.signals,
+        "window": data.window,
+        "feature_set": FEATURE_SET,
+        "inputs": fitted.inputs,
+        "usual": fitted.usual,
+        "novelty": Novelty(calibration="trained", limit=fitted.limit, scale=fitted.scale),
+        "classifier": Classifier(classes=fitted.classes) if fitted.classifier is not None else None,
+        "alarm": fitted.alarm,
+        "origin": origin,
+    }
+    cases = _canary_vectors(fitted, data)
+    # Packed twice: the golden scores are those of the models as packed.
+    draft = Scorer(unpack(pack(manifest, models, _canary(None, cases))))
+    bundle = unpack(pack(manifest, models, _canary(draft, cases)))
+    scorer = Scorer(bundle)
+    scorer.check_canary()
+    return bundle, _prove(scorer, fitted, data)
+
+
+def _novelty(fitted: Fitted) -> bytes:
+    n = len(fitted.inputs)
+    if isinstance(fitted.novelty, Distance):
+        return _distance(fitted.novelty, n)
+    mixture = fitted.novelty.steps[-1][1]
+    model = to_onnx(
+        fitted.novelty,
+        initial_types=[("features", FloatTensorType([None, n]))],
+        options={id(mixture): {"score_samples": True}},
+        target_opset=OPSET,
+    )
+    model = select_model_inputs_outputs(model, ["score_samples"])
+    for node in model.graph.node:
+        node.output[:] = ["raw_column" if name == "score_samples" else name for name in node.output]
+    model.graph.node.append(helper.make_node("Reshape", ["raw_column", "flat"], ["raw"]))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), "flat"))
+    return _plain(_with_output(model, "raw", [None]))
+
+
+def _distance(model: Distance, n: int) -> bytes:
+    """raw = -log(|(x - center) @ whiten|^2 + tiny)."""
+    constants = {
+        "center": model.reference.center.astype(np.float32),
+        "whiten": model.reference.whiten.astype(np.float32),
+        "tiny": np.array([1e-12], np.float32),
+    }
+    nodes = [
+        helper.make_node("Sub", ["features", "center"], ["off"]),
+        helper.make_node("MatMul", ["off", "whiten"], ["white"]),
+        helper.make_node("ReduceSumSquare", ["white"], ["t2"], axes=[1], keepdims=0),
+        helper.make_node("Add", ["t2", "tiny"], ["above"]),
+        helper.make_node("Log", ["above"], ["log"]),
+        helper.make_node("Neg", ["log"], ["raw"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "distance",
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, n])],
+        [helper.make_tensor_value_info("raw", TensorProto.FLOAT, [None])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    return _plain(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET[""])], ir_version=8))
+
+
+def _classifier(fitted: Fitted) -> bytes:
+    model = to_onnx(
+        fitted.classifier,
+        initial_types=[("features", FloatTensorType([None, len(fitted.inputs)]))],
+        options={id(fitted.classifier): {"zipmap": False, "output_class_labels": False}},
+        target_opset=OPSET,
+    )
+    model = select_model_inputs_outputs(model, ["probabilities"])
+    return _plain(_with_output(model, "probabilities", [None, len(fitted.classes)]))
+
+
+def _with_output(model: onnx.ModelProto, name: str, shape: list[int | None]) -> onnx.ModelProto:
+    """The model with this one output, of a stated type: the selection loses it."""
+    del model.graph.output[:]
+    model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    return model
+
+
+def _plain(model: onnx.ModelProto) -> bytes:
+    """Checked, and without the names of the programs that wrote it."""
+    model.producer_name = model.producer_version = model.domain = model.doc_string = ""
+    model.ir_version = min(model.ir_version, 8)
+    onnx.checker.check_model(model)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _canary_vectors(fitted: Fitted, data: Dataset) -> Floats:
+    """Normal windows, each fault, and what no window should look like."""
+    chosen: list[int] = []
+    for name in (NORMAL, *data.faults):
+        rows = np.flatnonzero(data.classes == name)
+        chosen += rows[np.linspace(0, len(rows) - 1, min(len(rows), 8 if name == NORMAL else 4)).astype(int)].tolist()
+    center = np.array([usual.center for usual in fitted.usual])
+    spread = np.array([usual.spread for usual in fitted.usual])
+    extremes = [center, np.zeros_like(center), *(center + k * spread for k in (-1000, -10, -3, 3, 10, 1000))]
+    seen = data.vectors[np.array(chosen, dtype=np.intp)][:, fitted.positions][: MAX_CANARIES - len(extremes)]
+    return np.vstack([seen, *extremes]).astype(np.float32).astype(np.float64)
+
+
+def _canary(scorer: Scorer | None, vectors: Floats) -> Canary:
+    cases = []
+    for vector in vectors:
+        scored = scorer.score(vector) if scorer else Scored(0.0, None, {})
+        cases.append(
+            CanaryCase(
+                vector=tuple(vector.tolist()),
+                score=scored.score,
+                probabilities=tuple(scored.probabilities.values()) or None,
+            )
+        )
+    return Canary(tolerance=TOLERANCE, cases=tuple(cases))
+
+
+def _prove(scorer: Scorer, fitted: Fitted, data: Dataset) -> dict[str, Any]:
+    """Estimator against ONNX on all held-out rows, and on rows that nobody measured."""
+    random = np.random.default_rng(data.seed)
+    held = data.vectors[data.holdout] if data.holdout.any() else data.vectors
+    center, spread = np.median(data.vectors, axis=0), data.vectors.std(axis=0)
+    made = center + spread * random.normal(size=(256, len(data.names))) * random.uniform(0.1, 20, size=(256, 1))
+    rows = np.vstack([held, made])
+    raw, shares = fitted.raw(rows), fitted.probabilities(rows)
+    expected = 1 / (1 + np.exp(np.clip((raw - fitted.limit) / fitted.scale, -60, 60)))
+    if shares is not None:
+        expected = np.maximum(expected, 1 - shares[:, list(fitted.classes).index(NORMAL)])
+    got = [scorer.score(row[fitted.positions]) for row in rows]
+    worst = float(np.max(np.abs(np.array([each.score for each in got]) - expected)))
+    if shares is not None:
+        given = np.array([list(each.probabilities.values()) for each in got])
+        worst = max(worst, float(np.max(np.abs(given - shares))))
+    if not worst <= TOLERANCE:  # also when it is nan
+        raise Refused(f"the ONNX models score up to {worst:.2g} off what was trained, {TOLERANCE:g} is allowed")
+    return {"rows": len(rows), "worst": worst}

@@ -1,0 +1,355 @@
+"""Training from recordings in files: no server, no database, no fleet. The same windows, features and models.
+
+What is known of each recording is said in a TOML file: which rows are normal, which column labels them, or which fault
+the whole file shows. What is not known is not used.
+"""
+
+from __future__ import annotations
+
+import csv
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, ValidationError, model_validator
+
+from fleet_server.config import Settings
+from fleet_server.errors import BadConfig, NotFound, Refused
+from fleet_server.learning import dataset, export, training
+from fleet_server.learning.dataset import Dataset, Row
+from fleet_server.learning.training import Fitted
+from models import selfref
+from models.bundle.files import Bundle
+from models.bundle.manifest import Origin
+from models.contract.base import ModelName, ModelVersion
+from models.contract.features import vector_names
+from models.contract.labels import NORMAL
+from models.contract.signals import Signal, WindowSpec
+from models.features.extract import extract
+from models.recordings import BadRecording, Recording, RecordingOptions, read_csv, read_npz
+from models.windows import Windower
+
+UNKNOWN: Final = ""  # the class of a row of which nothing is known
+BLOCK_WINDOWS: Final = 10  # lengths of a window that are taken as one stretch
+Strings = npt.NDArray[np.str_]
+
+
+class Window(Settings):
+    """Left out: 20 rows, a window each, up to 10 Hz; above, 1024 rows, half overlapping. As the agent does."""
+
+    rate_hz: Annotated[float, Field(gt=0)] | None = None
+    n_samples: Annotated[int, Field(ge=4)]
+    hop: Annotated[int, Field(ge=1)]
+    max_gap_samples: Annotated[int, Field(ge=0)] = 3
+
+
+class Source(Settings):
+    """One or more recordings of which the same is known. Rows count from 1, without the header."""
+
+    path: str  # may be a pattern; relative to the configuration file
+    asset: str | None = None  # each file is its own machine if left out
+    weight: Annotated[float, Field(gt=0, le=100)] = 1.0
+    normal: tuple[int, int] | None = None  # first and last row
+    normal_rows: Annotated[int, Field(ge=1)] | None = None  # the first so many
+    fault: Annotated[str, Field(min_length=1, max_length=40)] | None = None  # shown by every other row
+    classes: dict[str, str] = Field(default_factory=dict)  # what the labels mean, where 0 and 1 are not enough
+    reading: RecordingOptions = RecordingOptions()
+
+    @model_validator(mode="after")
+    def _something_is_known(self) -> Source:
+        if not (self.normal or self.normal_rows or self.fault or self.reading.label):
+            raise ValueError("say what is known of it: normal, normal_rows, fault, or reading.label")
+        return self
+
+
+class Files(Settings):
+    """What to train, from what."""
+
+    name: ModelName
+    version: ModelVersion = 2
+    asset_kind: str | None = None
+    window: Window | None = None
+    recording: Annotated[tuple[Source, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True)
+class Result:
+    """A bundle and how it does on what it has not seen."""
+
+    bundle: Bundle
+    data: Dataset
+    fitted: Fitted
+    summary: dict[str, Any]
+
+
+def train(path: Path, version: int | None = None) -> Result:
+    """Train as the configuration at `path` says.
+
+    Raises:
+        BadConfig: the configuration; names every mistake.
+        NotFound: a pattern that matches no file.
+        Refused: a recording that cannot be read or does not fit the others, or too little to learn from.
+    """
+    config = _load(path)
+    rows, spec, signals, seen = _rows(config, path.resolve().parent)
+    if not rows:
+        raise Refused(f"no window of these recordings can be used: {dict(+seen)}")
+    names = vector_names(signal.name for signal in signals)
+    data = dataset.assemble(rows, names, spec, signals, {"left_out": dict(+seen)})
+    fitted = training.fit(data)
+    bundle, proof = export.export(
+        fitted,
+        data,
+        name=config.name,
+        version=version or config.version,
+        created_at=datetime.now(UTC),
+        asset_kind=config.asset_kind,
+        origin=Origin(trained_on="files", dataset=data.sha256, windows=int((~data.holdout).sum())),
+    )
+    return Result(bundle, data, fitted, _summary(bundle, data, fitted, proof))
+
+
+def default_window(rate_hz: float) -> WindowSpec:
+    """What an agent takes when nobody says otherwise."""
+    if rate_hz <= selfref.SLOW_HZ:
+        return WindowSpec(rate_hz=rate_hz, n_samples=20, hop=1)
+    return WindowSpec(rate_hz=rate_hz, n_samples=1024, hop=512)
+
+
+def _load(path: Path) -> Files:
+    try:
+        return Files.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise BadConfig(f"{path}: {exc}") from exc
+    except ValidationError as exc:
+        mistakes = "\n".join(f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in exc.errors())
+        raise BadConfig(f"{path}:\n{mistakes}") from exc
+
+
+def _rows(config: Files, base: Path) -> tuple[list[Row], WindowSpec, tuple[Signal, ...], Counter[str]]:
+    """Every usable window of every file."""
+    rows: list[Row] = []
+    left_out: Counter[str] = Counter()
+    spec: WindowSpec | None = None
+    signals: tuple[Signal, ...] = ()
+    for source in config.recording:
+        for path in _files(base, source.path):
+            recording, classes = _read(path, source)
+            spec = spec or _spec(config.window, recording.rate_hz)
+            signals = signals or recording.signals
+            if [s.name for s in recording.signals] != [s.name for s in signals]:
+                wanted, found = ", ".join(s.name for s in signals), ", ".join(s.name for s in recording.signals)
+                raise Refused(f"{path}: it has {found}; the first recording has {wanted}")
+            if not 0.8 < recording.rate_hz / spec.rate_hz < 1.25:
+                raise Refused(f"{path}: {recording.rate_hz:g} Hz, the window is for {spec.rate_hz:g} Hz")
+            rows += _windows(path, source, recording, classes, spec, left_out)
+    assert spec is not None, "there is at least one recording"
+    return rows, spec, signals, left_out
+
+
+def _files(base: Path, pattern: str) -> list[Path]:
+    given = Path(pattern)
+    root, inside = (
+        (Path(given.anchor), str(given.relative_to(given.anchor))) if given.is_absolute() else (base, pattern)
+    )
+    while inside.startswith("../"):
+        root, inside = root.parent, inside[3:]
+    if found := sorted(path for path in root.glob(inside) if path.is_file()):
+        return found
+    raise NotFound(f"no file matches {pattern!r} in {base}")
+
+
+def _read(path: Path, source: Source) -> tuple[Recording, Strings]:
+    """A recording and the class of each of its rows."""
+    labels: Sequence[str] | None = None
+    try:
+        if path.suffix == ".npz":
+            with path.open("rb") as file:
+                recording = read_npz(file, source.reading)
+        else:
+            labels = _text_labels(path, source.reading)
+            options = source.reading.model_copy(update={"label": None}) if labels else source.reading
+            with path.open(encoding="utf-8", newline="") as lines:
+                recording = read_csv(lines, options)
+    except (BadRecording, OSError) as exc:
+        raise Refused(f"{path}: {exc}") from exc
+    n = recording.times.size
+    classes = np.full(n, source.fault or UNKNOWN, dtype="U40")
+    if labels is None and recording.label is not None:
+        labels = ["" if value < 0 else str(int(value)) for value in recording.label]
+    if labels is not None:
+        if len(labels) != n:
+            raise Refused(f"{path}: {len(labels)} labels for {n} rows")
+        several = len(set(labels) - {"", "0"}) > 1
+        classes[:] = [_class_of(label, source, several) for label in labels]
+    if source.normal_rows:
+        classes[: source.normal_rows] = NORMAL
+    if source.normal:
+        classes[source.normal[0] - 1 : source.normal[1]] = NORMAL
+    return recording, classes
+
+
+def _class_of(label: str, source: Source, several: bool) -> str:
+    if label in source.classes:
+        return source.classes[label]
+    if label == "":
+        return UNKNOWN
+    if label == "0" or label.lower() == NORMAL:
+        return NORMAL
+    return (f"fault_{label}" if several else source.fault or "fault") if label.isdecimal() else label[:40]
+
+
+def _text_labels(path: Path, options: RecordingOptions) -> list[str] | None:
+    """The label column, if it holds words: numbers are read with the rest. None: it does not, or there is none."""
+    if options.label is None:
+        return None
+    with path.open(encoding="utf-8", newline="") as lines:
+        for _ in range(options.skip_lines):
+            next(lines, "")
+        head = lines.readline()
+        delimiter: str = options.delimiter or max((",", ";", "\t", "|"), key=head.count)
+        names = list(options.names) or [
+            name.strip().removeprefix("\ufeff") for name in next(csv.reader([head], delimiter=delimiter))
+        ]
+        if options.label not in names:
+            return None
+        at = names.index(options.label)
+        found = [row[at].strip() for row in csv.reader(lines, delimiter=delimiter) if any(map(str.strip, row))]
+    words = [value for value in found if value and value.lower() not in ("true", "false", "nan") and not _number(value)]
+    return found if words else None
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text.replace(",", "."))
+    except ValueError:
+        return False
+    return True
+
+
+def _spec(window: Window | None, rate_hz: float) -> WindowSpec:
+    if window is None:
+        return default_window(round(rate_hz, 6))
+    return WindowSpec(
+        rate_hz=window.rate_hz or round(rate_hz, 6),
+        n_samples=window.n_samples,
+        hop=window.hop,
+        max_gap_samples=window.max_gap_samples,
+    )
+
+
+def _windows(
+    path: Path, source: Source, recording: Recording, classes: Strings, spec: WindowSpec, left_out: Counter[str]
+) -> list[Row]:
+    """The windows of a file whose rows are all of one known class."""
+    asset = source.asset or path.stem
+    rows: list[Row] = []
+    windower = Windower(spec, len(recording.signals))
+    for window in windower.feed(recording.times, recording.values):
+        inside = np.unique(classes[window.last - spec.n_samples + 1 : window.last + 1])
+        if inside.size > 1 or inside[0] == UNKNOWN:
+            left_out["of more than one class" if inside.size > 1 else "nothing is known of it"] += 1
+            continue
+        vector = extract(window.values)
+        if not np.isfinite(vector).all():
+            left_out["missing values"] += 1
+            continue
+        kind = str(inside[0])
+        # A fault in one file is one event, however long; normal time is cut into stretches.
+        stretch = window.last // (BLOCK_WINDOWS * spec.n_samples)
+        rows.append(
+            Row(
+                trace=f"{path.name}:{window.last:09d}",
+                asset=asset,
+                block=f"{path.name}/{kind}/{stretch}",
+                time=window.end,
+                window_class=kind,
+                weight=source.weight,
+                vector=tuple(vector.tolist()),
+                provenance="file",
+                label=path.name,
+            )
+        )
+    left_out.update({f"rows: {cause}": n for cause, n in windower.dropped.items() if n})
+    return rows
+
+
+def _summary(bundle: Bundle, data: Dataset, fitted: Fitted, proof: dict[str, Any]) -> dict[str, Any]:
+    """Figures of the held-out windows, by machine and class."""
+    score = 1 / (1 + np.exp(np.clip((fitted.raw(data.vectors) - fitted.limit) / fitted.scale, -60, 60)))
+    shares = fitted.probabilities(data.vectors)
+    named = np.full(len(score), "", dtype="U40")
+    if shares is not None:
+        p_fault = 1 - shares[:, fitted.classes.index(NORMAL)]
+        score = np.maximum(score, p_fault)
+        named = np.array(fitted.classes)[shares.argmax(axis=1)]
+    alarm = score >= fitted.alarm.raise_at
+    held, normal = data.holdout, data.classes == NORMAL
+    groups = []
+    for asset in np.unique(data.assets):
+        for kind in np.unique(data.classes[data.assets == asset]):
+            for side, mask in (("train", ~held), ("holdout", held)):
+                rows = mask & (data.assets == asset) & (data.classes == kind)
+                if rows.any():
+                    said = Counter(named[rows].tolist()) if shares is not None else Counter()
+                    groups.append(
+                        {
+                            "asset": str(asset),
+                            "class": str(kind),
+                            "side": side,
+                            "windows": int(rows.sum()),
+                            "over_limit": round(float(alarm[rows].mean()), 4),
+                            "named": dict(said.most_common(4)),
+                        }
+                    )
+    return {
+        "name": bundle.manifest.name,
+        "version": bundle.manifest.version,
+        "sha256": bundle.sha256,
+        "bytes": len(bundle.data),
+        "window": data.window.model_dump(),
+        "signals": [signal.name for signal in data.signals],
+        "alarm": fitted.alarm.model_dump(),
+        "dataset": data.summary,
+        "training": fitted.facts,
+        "held_out_false_alarms": _share(alarm[held & normal]),
+        "held_out_missed": _share(~alarm[held & ~normal]),
+        "onnx": proof,
+        "groups": groups,
+    }
+
+
+def _share(rows: npt.NDArray[np.bool_]) -> float | None:
+    return round(float(rows.mean()), 4) if rows.size else None
+
+
+def as_text(summary: dict[str, Any]) -> str:
+    """The summary as a table."""
+    window, data = summary["window"], summary["dataset"]
+    lines = [
+        f"{summary['name']} {summary['version']}: {summary['bytes']} bytes, {summary['sha256'][:12]}",
+        f"windows of {window['n_samples']} at {window['rate_hz']:g} Hz, a new one every {window['hop']} rows;"
+        f" signals {', '.join(summary['signals'])}",
+        f"{data['rows']} windows used, held out by {data['split']}; left out: {data['left_out'] or 'none'}",
+        f"novelty: {summary['training']['novelty']}; classifier: {summary['training']['classifier']}",
+        *([f"not judged, too little of it: {', '.join(data['not_judged'])}"] if data["not_judged"] else []),
+        "",
+        f"{'machine':24} {'class':16} {'side':8} {'windows':>8} {'over limit':>10}  named",
+    ]
+    for group in summary["groups"]:
+        named = ", ".join(f"{name} {n}" for name, n in group["named"].items())
+        lines.append(
+            f"{group['asset']:24} {group['class']:16} {group['side']:8} {group['windows']:8d} "
+            f"{group['over_limit']:10.1%}  {named}".rstrip()
+        )
+    lines.append("")
+    for key, words in (("held_out_false_alarms", "false alarms"), ("held_out_missed", "missed faults")):
+        value = summary[key]
+        lines.append(f"held-out windows, {words}: {'nothing to judge by' if value is None else f'{value:.2%}'}")
+    return "\n".join(lines)

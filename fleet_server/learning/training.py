@@ -1,0 +1,299 @@
+"""Arrays to estimators: what is normal (novelty), and which fault it looks like (classifier). The only scikit-learn.
+
+Novelty. Fast data: a Gaussian mixture over standardised features, all components with one shape (operating modes differ
+in place, not in noise), as many as the Bayesian information criterion pays for. Slow data: the distance of
+models.selfref, learnt from all normal windows at once. The limit lies where a normal window of an asset that the model
+has not seen falls below once in 1 / FALSE_ALARM windows.
+
+Classifier. A forest over "normal" and each fault with enough windows. The weight of "normal" rises until held-out
+normal windows stay quiet: a balanced forest would see faults everywhere, for faults are rare.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+
+from fleet_server.errors import Refused
+from fleet_server.learning.dataset import Dataset, Floats, Mask
+from models import selfref
+from models.bundle.manifest import AlarmRule, Usual
+from models.contract.labels import NORMAL
+
+FALSE_ALARM: Final = 1 / 500  # normal windows over the limit, as stated to people; an alarm needs several in a row
+MIN_NORMAL: Final = 30
+MIN_FAULT_ROWS: Final = 8
+MAX_COMPONENTS: Final = 5
+RIDGE: Final = 0.05  # of a standardised feature's variance: directions that hardly vary are not to be trusted
+SAME: Final = 0.995  # correlation from which on the second feature says nothing new
+QUIET: Final = 0.01  # held-out normal windows that the classifier may call a fault
+NORMAL_WEIGHTS: Final = (1.0, 3.0, 9.0, 27.0)  # of "normal", where all faults together weigh 1
+NOISY: Final = 0.05  # a classifier that calls more normal windows a fault, whatever the weight, is left out
+CALIBRATE: Final = (100, 10)  # rows and blocks of every class, from which on probabilities are calibrated
+AT_MEDIAN: Final = 2.2  # the median normal window scores 1 / (1 + e^2.2) = 0.1
+
+
+@dataclass(frozen=True)
+class Distance:
+    """The slow data's novelty: raw = -log(T2), so that limit and score are those of models.selfref."""
+
+    reference: selfref.Reference
+
+    def score_samples(self, vectors: Floats) -> Floats:
+        raw: Floats = -np.log(selfref.statistic(vectors, self.reference) + 1e-12)
+        return raw
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Estimators with everything that a bundle says of them. `positions` of `inputs` in the dataset's vectors."""
+
+    inputs: tuple[str, ...]
+    positions: npt.NDArray[np.intp]
+    novelty: Pipeline | Distance
+    limit: float
+    scale: float
+    classifier: Any | None
+    classes: tuple[str, ...]
+    usual: tuple[Usual, ...]
+    alarm: AlarmRule
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def raw(self, vectors: Floats) -> Floats:
+        """Larger is more normal. The rounding to float32 is what the device does too."""
+        return np.asarray(self.novelty.score_samples(self._given(vectors)), dtype=np.float64)
+
+    def probabilities(self, vectors: Floats) -> Floats | None:
+        if self.classifier is None:
+            return None
+        return np.asarray(self.classifier.predict_proba(self._given(vectors)), dtype=np.float64)
+
+    def _given(self, vectors: Floats) -> Floats:
+        given: Floats = vectors[:, self.positions].astype(np.float32).astype(np.float64)
+        return given
+
+
+def fit(data: Dataset) -> Fitted:
+    """Train on the rows that are not held out. The same dataset gives the same models.
+
+    Raises:
+        Refused: too few normal windows, or no feature that varies.
+    """
+    train = ~data.holdout
+    normal = train & (data.classes == NORMAL)
+    if int(normal.sum()) < MIN_NORMAL:
+        raise Refused(f"{int(normal.sum())} normal windows to learn from, at least {MIN_NORMAL} are needed")
+    slow = data.window.rate_hz <= selfref.SLOW_HZ
+    seed = data.seed % 2**31
+    if slow:
+        positions, novelty, limit, scale, facts = _distance(data, normal)
+    else:
+        positions = _useful(data.vectors[normal])
+        if not positions.size:
+            raise Refused("no feature varies over the normal windows: is the sensor connected?")
+        novelty, limit, scale, facts = _mixture(data, normal, positions, seed)
+    classifier, classes, more = _classifier(data, train, positions, seed)
+    values = data.vectors[np.ix_(normal, positions)]
+    center = np.median(values, axis=0)
+    spread = 1.4826 * np.median(np.abs(values - center), axis=0)
+    spread = np.maximum(spread, np.maximum(0.1 * values.std(axis=0), 1e-6 * np.maximum(np.abs(center), 1e-3)))
+    return Fitted(
+        inputs=tuple(data.names[i] for i in positions),
+        positions=positions,
+        novelty=novelty,
+        limit=limit,
+        scale=scale,
+        classifier=classifier,
+        classes=classes,
+        usual=tuple(Usual(center=float(c), spread=float(s)) for c, s in zip(center, spread, strict=True)),
+        alarm=_alarm(data, slow),
+        facts={"normal_windows": int(normal.sum()), "inputs": int(positions.size), **facts, **more},
+    )
+
+
+def _useful(values: Floats) -> npt.NDArray[np.intp]:
+    """Positions of what varies enough for float32, and is not another one said again."""
+    spread = values.std(axis=0)
+    # Largest against smallest middle spread: a feature that is constant but for one window is not a measure.
+    middle = np.quantile(values, 0.9, axis=0) - np.quantile(values, 0.1, axis=0)
+    enough = np.flatnonzero((middle > 1e-5 * np.maximum(np.abs(values).mean(axis=0), 1e-6)) & (spread < 1e6))
+    kept: list[int] = []
+    scaled = (values[:, enough] - values[:, enough].mean(axis=0)) / np.maximum(spread[enough], 1e-12)
+    alike = np.abs(scaled.T @ scaled) / len(values)
+    for i in range(enough.size):
+        if not kept or alike[i, kept].max() < SAME:
+            kept.append(i)
+    return enough[np.array(kept, dtype=np.intp)]
+
+
+def _mixture(
+    data: Dataset, normal: Mask, positions: npt.NDArray[np.intp], seed: int
+) -> tuple[Pipeline, float, float, dict[str, Any]]:
+    values = data.vectors[np.ix_(normal, positions)]
+    most = max(1, min(MAX_COMPONENTS, len(values) // 30))
+    candidates = [_mixture_of(n, values, seed) for n in range(1, most + 1)]
+    bic = [model.steps[-1][1].bic(model.steps[0][1].transform(values)) for model in candidates]
+    n_components = int(np.argmin(bic)) + 1
+    unseen = np.concatenate(
+        [
+            _mixture_of(n_components, values[fit_on], seed).score_samples(values[judged])
+            for fit_on, judged in _folds(data.assets[normal], data.times[normal])
+        ]
+    )
+    limit = _low_quantile(unseen, FALSE_ALARM)
+    scale = max((float(np.median(unseen)) - limit) / AT_MEDIAN, 0.5)
+    return candidates[n_components - 1], limit, scale, {"novelty": "mixture", "components": n_components}
+
+
+def _mixture_of(n_components: int, values: Floats, seed: int) -> Pipeline:
+    model = Pipeline(
+        [
+            ("scale", StandardScaler()),
+            ("mixture", GaussianMixture(n_components, covariance_type="tied", reg_covar=RIDGE, random_state=seed)),
+        ]
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # the best so far does
+        return model.fit(values)
+
+
+def _distance(data: Dataset, normal: Mask) -> tuple[npt.NDArray[np.intp], Distance, float, float, dict[str, Any]]:
+    selection = selfref.select([signal.name for signal in data.signals], data.window.rate_hz)
+    order = np.flatnonzero(normal)[np.argsort(data.times[normal], kind="stable")]
+    overlap = data.window.n_samples / data.window.hop
+    try:
+        reference = selfref.fit(data.vectors[order], selection, overlap)
+    except selfref.TooFew as exc:
+        raise Refused(str(exc)) from exc
+    model = Distance(reference)
+    positions = selection.indexes.astype(np.intp)
+    return positions, model, -float(np.log(reference.limit)), 1.0, {"novelty": "distance"}
+
+
+def _folds(assets: npt.NDArray[np.str_], times: Floats) -> Iterator[tuple[Mask, Mask]]:
+    """(learn from, judge): by asset where there are at least three, by stretch of time where not."""
+    names = np.unique(assets)
+    if len(names) >= 3:
+        part = np.searchsorted(names, assets) % 5
+    else:
+        rank = np.argsort(np.argsort(times, kind="stable"), kind="stable")
+        part = rank * 5 // len(times)
+    for fold in np.unique(part):
+        yield part != fold, part == fold
+
+
+def _low_quantile(values: Floats, share: float) -> float:
+    """Empirical where there are enough values; else the lowest tenth's tail is taken to fall off exponentially."""
+    if len(values) * share >= 5:
+        return float(np.quantile(values, share))
+    top = float(np.quantile(values, 0.1))
+    tail = top - values[values < top]
+    fall = float(np.median(tail)) / np.log(2) if tail.size else 0.0
+    return top - fall * float(np.log(0.1 / share))
+
+
+def _classifier(
+    data: Dataset, train: Mask, positions: npt.NDArray[np.intp], seed: int
+) -> tuple[Any | None, tuple[str, ...], dict[str, Any]]:
+    enough = [name for name in data.faults if int((train & (data.classes == name)).sum()) >= MIN_FAULT_ROWS]
+    thin = sorted(set(data.faults) - set(enough))
+    if not enough:
+        return None, (), {"classifier": "none: no fault has enough windows", "thin": thin}
+    rows = train & np.isin(data.classes, [NORMAL, *enough])
+    values, classes = data.vectors[np.ix_(rows, positions)].astype(np.float32), data.classes[rows]
+    blocks, assets = data.blocks[rows], data.assets[rows]
+    fault = classes != NORMAL
+    # By asset where each side keeps every class, by block where faults live on too few assets for that.
+    by_asset = all(len(np.unique(assets[classes == name])) >= 3 for name in enough)
+    splits = list(_splits(values, classes, assets if by_asset else blocks, seed))
+    weights, wrong = np.ones(len(classes)), float("nan")
+    for normal_weight in NORMAL_WEIGHTS:
+        weights = _weights(data.weights[rows], classes, normal_weight)
+        wrong = _called_fault(values, classes, weights, splits, seed)
+        if not wrong > QUIET:
+            break
+    if wrong > NOISY:
+        return None, (), {"classifier": f"none: it called {wrong:.0%} of held-out normal windows a fault", "thin": thin}
+    model: Any = _forest(seed)
+    least_rows = min(int((classes == name).sum()) for name in np.unique(classes))
+    least_blocks = min(len(np.unique(blocks[classes == name])) for name in np.unique(classes))
+    calibrated = least_rows >= CALIBRATE[0] and least_blocks >= CALIBRATE[1] and len(splits) >= 3
+    if calibrated:
+        model = CalibratedClassifierCV(model, method="sigmoid", ensemble=False, cv=splits)
+    model.fit(values, classes, sample_weight=weights)
+    facts = {
+        "classifier": f"forest over {len(enough)} faults, {int(fault.sum())} fault windows",
+        "calibrated": calibrated,
+        "normal_weight": normal_weight,
+        "normal_called_fault": None if np.isnan(wrong) else round(wrong, 4),
+        "thin": thin,
+    }
+    return model, tuple(str(name) for name in model.classes_), facts
+
+
+def _forest(seed: int) -> RandomForestClassifier:
+    return RandomForestClassifier(60, max_depth=8, min_samples_leaf=2, random_state=seed, n_jobs=1)
+
+
+def _weights(given: Floats, classes: npt.NDArray[np.str_], normal_weight: float) -> Floats:
+    """Each fault weighs as much as the next, all of them together 1, "normal" as said."""
+    weights = given.copy()
+    names = np.unique(classes)
+    for name in names:
+        rows = classes == name
+        weights[rows] *= (normal_weight if name == NORMAL else 1 / (len(names) - 1)) / weights[rows].sum()
+    scaled: Floats = weights / weights.mean()
+    return scaled
+
+
+def _splits(
+    values: npt.NDArray[np.float32], classes: npt.NDArray[np.str_], groups: npt.NDArray[np.str_], seed: int
+) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
+    n = min(5, len(np.unique(groups)), *(len(np.unique(groups[classes == name])) for name in np.unique(classes)))
+    if n >= 2:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # a class with few members: it is checked here
+            for fit_on, judged in StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(
+                values, classes, groups
+            ):
+                if len(np.unique(classes[fit_on])) == len(np.unique(classes)):
+                    yield fit_on, judged
+
+
+def _called_fault(
+    values: npt.NDArray[np.float32],
+    classes: npt.NDArray[np.str_],
+    weights: Floats,
+    splits: list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]],
+    seed: int,
+) -> float:
+    """Share of held-out normal windows with a fault's probability over one half. nan: nothing can be held out."""
+    wrong = n = 0
+    for fit_on, judged in splits:
+        model = _forest(seed).fit(values[fit_on], classes[fit_on], sample_weight=weights[fit_on])
+        quiet = judged[classes[judged] == NORMAL]
+        if quiet.size:
+            p_normal = model.predict_proba(values[quiet])[:, list(model.classes_).index(NORMAL)]
+            wrong += int((p_normal <= 0.5).sum())
+            n += quiet.size
+    return wrong / n if n else float("nan")
+
+
+def _alarm(data: Dataset, slow: bool) -> AlarmRule:
+    """Slow windows mostly overlap: neighbours err together, so the median of more of them is what counts."""
+    if not slow:
+        return AlarmRule()
+    overlap = max(1, round(data.window.n_samples / data.window.hop))
+    return AlarmRule(raise_after=1, clear_after=3, smooth=min(101, max(3, overlap // 2 * 2 + 1)))

@@ -1,0 +1,154 @@
+"""Alarm episodes. Phases may come late, twice and in any order: the row is the same in the end, because each column is made
+by a rule in which order plays no part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import Connection
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from models.contract.messages import AlarmEvent, Phase
+
+
+@dataclass(frozen=True)
+class EventRow:
+    """An episode; `label` is what validation made of it, if anything yet."""
+
+    event_id: UUID
+    trace_id: UUID
+    device_id: str
+    asset_id: str
+    opened_at: datetime
+    raised_at: datetime
+    updated_at: datetime
+    cleared_at: datetime | None
+    score: float
+    threshold: float
+    fault_class: str | None
+    model_name: str
+    model_version: int
+    model_sha256: str
+    trial: bool
+    annotations: int
+    label_status: str | None
+    label_verdict: str | None
+    label_fault: str | None
+
+
+def merge(conn: Connection[Any], device_id: str, event: AlarmEvent, doubt: str | None) -> bool:
+    """Bring in one phase. The first window raised it, the highest score describes it, the end is the clearing phase's.
+
+    Returns:
+        False: this id belongs to another device's or asset's event, and nothing was changed.
+    """
+    body = event.model_dump(mode="json") | ({"clock_doubt": doubt} if doubt else {})
+    cursor = conn.execute(
+        """
+        INSERT INTO event AS old (event_id, trace_id, device_id, asset_id, opened_at, raised_at, updated_at, cleared_at,
+                                  score, threshold, fault_class, model_name, model_version, model_sha256, trial, body)
+        VALUES (%(event)s, %(trace)s, %(device)s, %(asset)s, %(opened)s, %(end)s, %(end)s, %(cleared)s, %(score)s,
+                %(threshold)s, %(fault)s, %(name)s, %(version)s, %(sha256)s, %(trial)s, %(body)s)
+        ON CONFLICT (event_id) DO UPDATE SET
+            (trace_id, raised_at) = ROW(
+                CASE WHEN excluded.raised_at < old.raised_at THEN excluded.trace_id ELSE old.trace_id END,
+                least(old.raised_at, excluded.raised_at)),
+            opened_at = least(old.opened_at, excluded.opened_at),
+            updated_at = greatest(old.updated_at, excluded.updated_at),
+            cleared_at = least(old.cleared_at, excluded.cleared_at),
+            (score, threshold, fault_class, model_name, model_version, model_sha256, trial, body) = (
+                SELECT best.score, best.threshold, best.fault_class, best.model_name, best.model_version, best.model_sha256,
+                       best.trial, best.body
+                FROM (
+                    VALUES (old.score, old.threshold, old.fault_class, old.model_name, old.model_version,
+                            old.model_sha256, old.trial, old.body),
+                           (excluded.score, excluded.threshold, excluded.fault_class, excluded.model_name,
+                            excluded.model_version, excluded.model_sha256, excluded.trial, excluded.body)
+                ) AS best (score, threshold, fault_class, model_name, model_version, model_sha256, trial, body)
+                ORDER BY best.score DESC, (best.body ->> 'window_end')::timestamptz LIMIT 1
+            )
+        WHERE old.device_id = excluded.device_id AND old.asset_id = excluded.asset_id
+        """,
+        {
+            "event": event.event_id,
+            "trace": event.trace_id,
+            "device": device_id,
+            "asset": event.asset,
+            "opened": event.opened_at,
+            "end": event.window_end,
+            "cleared": event.window_end if event.phase is Phase.CLEARED else None,
+            "score": event.score,
+            "threshold": event.threshold,
+            "fault": event.fault_class,
+            "name": event.model.name,
+            "version": event.model.version,
+            "sha256": event.model.sha256,
+            "trial": event.trial,
+            "body": Jsonb(body),
+        },
+    )
+    return cursor.rowcount == 1
+
+
+def listing(
+    conn: Connection[Any],
+    *,
+    asset_id: str | None = None,
+    device_id: str | None = None,
+    open_only: bool = False,
+    unlabelled_only: bool = False,
+    limit: int = 50,
+) -> list[EventRow]:
+    """The newest first."""
+    return (
+        conn.cursor(row_factory=class_row(EventRow))
+        .execute(
+            """
+            SELECT e.event_id, e.trace_id, e.device_id, e.asset_id, e.opened_at, e.raised_at, e.updated_at, e.cleared_at,
+                   e.score, e.threshold, e.fault_class, e.model_name, e.model_version, e.model_sha256, e.trial,
+                   (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations,
+                   l.status AS label_status, l.verdict AS label_verdict, l.fault AS label_fault
+            FROM event e LEFT JOIN label l ON l.subject_id = e.event_id
+            WHERE (%(asset)s::text IS NULL OR e.asset_id = %(asset)s)
+              AND (%(device)s::text IS NULL OR e.device_id = %(device)s)
+              AND NOT (%(open)s AND e.cleared_at IS NOT NULL)
+              AND NOT (%(unlabelled)s AND l.status IS NOT DISTINCT FROM 'accepted')
+            ORDER BY e.raised_at DESC, e.event_id LIMIT %(limit)s
+            """,
+            {
+                "asset": asset_id,
+                "device": device_id,
+                "open": open_only,
+                "unlabelled": unlabelled_only,
+                "limit": limit,
+            },
+        )
+        .fetchall()
+    )
+
+
+def get(conn: Connection[Any], event_id: UUID) -> EventRow | None:
+    return (
+        conn.cursor(row_factory=class_row(EventRow))
+        .execute(
+            """
+            SELECT e.event_id, e.trace_id, e.device_id, e.asset_id, e.opened_at, e.raised_at, e.updated_at, e.cleared_at,
+                   e.score, e.threshold, e.fault_class, e.model_name, e.model_version, e.model_sha256, e.trial,
+                   (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations,
+                   l.status AS label_status, l.verdict AS label_verdict, l.fault AS label_fault
+            FROM event e LEFT JOIN label l ON l.subject_id = e.event_id WHERE e.event_id = %s
+            """,
+            (event_id,),
+        )
+        .fetchone()
+    )
+
+
+def body(conn: Connection[Any], event_id: UUID) -> dict[str, Any]:
+    """The phase with the highest score, whole. Empty if there is no such event."""
+    row = conn.execute("SELECT body FROM event WHERE event_id = %s", (event_id,)).fetchone()
+    return dict(row[0]) if row else {}

@@ -1,0 +1,96 @@
+"""What a bundle says of itself. The manifest is inside the bundle's bytes, so the approval's hash covers it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AwareDatetime, Field, model_validator
+
+from models.contract.base import FeatureSet, Message, ModelName, ModelVersion, Score, Sha256, Text
+from models.contract.signals import Signal, WindowSpec
+
+
+class Novelty(Message):
+    """The model that knows what is normal.
+
+    "trained": `file` maps features float32[1, n_inputs] to `raw` float32[1], larger is more normal (a log-likelihood);
+    the score is 1 / (1 + exp((raw - limit) / scale)), so 0.5 at the limit.
+    "self": `file` maps features[1, k], center[k], whiten[k, r], limit[1] to the score; what is normal is learned on the
+    device from each asset's own first windows, worth `learn` that do not overlap (models.selfref).
+    """
+
+    file: Literal["novelty.onnx"] = "novelty.onnx"
+    calibration: Literal["trained", "self"]
+    limit: float = 0.0
+    scale: Annotated[float, Field(gt=0)] = 1.0
+    learn: Annotated[int, Field(ge=8)] = 20  # windows that share no sample
+
+
+class Classifier(Message):
+    """features float32[1, n_inputs] to probabilities float32[1, len(classes)]; one class is "normal"."""
+
+    file: Literal["classifier.onnx"] = "classifier.onnx"
+    classes: Annotated[tuple[Text, ...], Field(min_length=2, max_length=64)]
+
+
+class Usual(Message):
+    """What is usual for one input, for the explanation of an alarm: centre and spread on normal windows."""
+
+    center: float
+    spread: Annotated[float, Field(gt=0)]
+
+
+class AlarmRule(Message):
+    """When scores become an episode: hysteresis in score and in windows (ISO 13374 state detection)."""
+
+    raise_at: Score = 0.5
+    clear_at: Score = 0.4
+    raise_after: Annotated[int, Field(ge=1)] = 3  # windows in a row at or over raise_at
+    clear_after: Annotated[int, Field(ge=1)] = 5  # windows in a row under clear_at
+    smooth: Annotated[int, Field(ge=1, le=101)] = 1  # the score that counts is the median of so many
+
+    @model_validator(mode="after")
+    def _ordered(self) -> AlarmRule:
+        if self.clear_at > self.raise_at:
+            raise ValueError("clear_at must not be above raise_at")
+        return self
+
+
+class Origin(Message):
+    """What the bundle was made from: the way back to datasets, runs and people."""
+
+    trained_on: Literal["nothing", "files", "fleet"]
+    dataset: Sha256 | None = None
+    run: Text | None = None
+    windows: int = 0
+    labels: int = 0
+    note: Annotated[Text, Field(max_length=500)] = ""
+
+
+class Manifest(Message):
+    """`signals` None: any signals, in the order of the device's configuration. `window` None: the device's own."""
+
+    format: Literal[1] = 1
+    name: ModelName
+    version: ModelVersion
+    created_at: AwareDatetime
+    asset_kind: Text | None = None
+    signals: tuple[Signal, ...] | None = None
+    window: WindowSpec | None = None
+    feature_set: FeatureSet
+    inputs: tuple[Text, ...] | None = None  # the vector entries the models take, in order; None: chosen on the device
+    usual: tuple[Usual, ...] | None = None  # as long as inputs
+    novelty: Novelty
+    classifier: Classifier | None = None
+    alarm: AlarmRule = AlarmRule()
+    files: dict[Text, Sha256]
+    origin: Origin
+
+    @model_validator(mode="after")
+    def _whole(self) -> Manifest:
+        named = {self.novelty.file} | ({self.classifier.file} if self.classifier else set())
+        if missing := named - self.files.keys():
+            raise ValueError(f"files does not list {', '.join(sorted(missing))}")
+        if self.novelty.calibration == "trained" and not (self.inputs and self.signals and self.window):
+            raise ValueError("a trained bundle names its signals, window and inputs")
+        return self

@@ -1,0 +1,364 @@
+"""Every MQTT payload as a frozen class, told apart by `kind`. Both programs import these, so they cannot disagree.
+
+Up, through the outbox: an Envelope with one of BODIES inside. Up, not kept: Fetch. Down: ReceiptNote, Offer, Chunk.
+Devices stay old for months: fields are added with a default, never renamed or reused.
+"""
+
+from __future__ import annotations
+
+import base64
+import enum
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, Base64Bytes, Field
+
+from models.contract.base import (
+    AssetId,
+    DeviceId,
+    Epoch,
+    FeatureSet,
+    Message,
+    ModelRef,
+    Protocol,
+    Score,
+    Seq,
+    SeqRange,
+    Sha256,
+    SignalName,
+    Stream,
+    Text,
+    TimeQuality,
+    TraceId,
+)
+from models.contract.labels import LABELS_VERSION, FaultKind, Provenance, Severity, Verdict
+from models.contract.signals import Signal, WindowSpec
+
+
+class Envelope(Protocol):
+    """Identity and order of one record: (device, epoch, stream, seq). The body is read apart, so that a body this
+    server cannot read still has an identity, is put aside once, and is not sent for ever."""
+
+    device: DeviceId
+    epoch: Epoch
+    stream: Stream
+    seq: Seq
+    body: dict[str, Any]
+
+
+class Body(Message):
+    """What an Envelope carries."""
+
+    trace_id: TraceId  # of the window this is about; of the message itself where there is none
+    made_at: AwareDatetime  # the device's wall clock; its quality says what that is worth
+    time_quality: TimeQuality = TimeQuality.UNKNOWN
+
+
+class Phase(enum.StrEnum):
+    """An alarm episode's life: raised once, updated now and then, cleared once."""
+
+    RAISED = "raised"
+    UPDATED = "updated"
+    CLEARED = "cleared"
+
+
+class Driver(Message):
+    """One feature that drove an alarm: its value, what is usual there, and how far off it is in usual spreads."""
+
+    feature: Text
+    value: float
+    usual: float
+    deviation: float
+
+
+class AlarmEvent(Body):
+    """One phase of an alarm episode on an asset. Stream alarm."""
+
+    kind: Literal["alarm"] = "alarm"
+    event_id: UUID  # one for the whole episode, made once, on the edge
+    phase: Phase
+    asset: AssetId
+    window_start: AwareDatetime
+    window_end: AwareDatetime
+    opened_at: AwareDatetime  # start of the first window of the episode
+    score: Score
+    threshold: Score
+    fault_class: Annotated[Text, Field(max_length=40)] | None = None
+    probabilities: dict[Text, Score] = Field(default_factory=dict)
+    model: ModelRef
+    feature_set: FeatureSet
+    features: dict[Text, float]
+    drivers: tuple[Driver, ...] = ()
+    trial: bool = False  # the model that says so is not verified yet on this device
+
+
+class FaultOfSensor(enum.StrEnum):
+    NOT_A_NUMBER = "not_a_number"
+    STUCK = "stuck"
+    OUT_OF_RANGE = "out_of_range"
+    GAP = "gap"
+    SILENT = "silent"
+
+
+class SensorFault(Body):
+    """A window that could not be scored, or a source that fell silent: somebody must hear of it. Stream alarm."""
+
+    kind: Literal["sensor_fault"] = "sensor_fault"
+    asset: AssetId
+    signal: SignalName | None = None  # None: the whole source
+    fault: FaultOfSensor
+    since: AwareDatetime
+    detail: Annotated[Text, Field(max_length=500)] = ""
+
+
+class Annotation(Body):
+    """What one person said about an event or a stretch of time. Stream annotation; also the body of the forms."""
+
+    kind: Literal["annotation"] = "annotation"
+    annotation_id: UUID  # made where it was written: the same id again is the same annotation
+    asset: AssetId
+    event_id: UUID | None = None
+    start: AwareDatetime
+    end: AwareDatetime
+    verdict: Verdict
+    fault: FaultKind | None = None  # with verdict "fault" only
+    severity: Severity | None = None
+    note: Annotated[Text, Field(max_length=2000)] = ""
+    annotator: Annotated[Text, Field(min_length=1, max_length=80)]
+    provenance: Provenance = Provenance.EXPLICIT
+    labels_version: int = LABELS_VERSION
+    supersedes: UUID | None = None
+
+
+class StreamCount(Message):
+    """The outbox of one stream, counted in one transaction: produced = gone + waiting + evicted."""
+
+    produced: Annotated[int, Field(ge=0)] = 0  # the highest seq given out in this epoch
+    waiting: tuple[SeqRange, ...] = ()
+    evicted: dict[Text, tuple[SeqRange, ...]] = Field(default_factory=dict)  # by cause
+    waiting_bytes: Annotated[int, Field(ge=0)] = 0
+
+
+class AssetHealth(Message):
+    """How one asset's source is doing."""
+
+    windows: Annotated[int, Field(ge=0)] = 0
+    dropped: dict[Text, int] = Field(default_factory=dict)  # samples or windows not scored, by cause
+    last_sample_at: AwareDatetime | None = None
+    state: Literal["waiting", "learning", "scoring", "silent", "ended"] = "waiting"
+    score: Score | None = None
+    alarm: bool = False
+    window: WindowSpec | None = None  # how its windows are cut, and of which channels: a trained model must fit both
+    signals: tuple[Signal, ...] = ()
+
+
+class Heartbeat(Body):
+    """The device says how it is. Stream health."""
+
+    kind: Literal["heartbeat"] = "heartbeat"
+    agent_version: Annotated[Text, Field(max_length=40)]
+    boot: Epoch  # made at each start of the agent
+    uptime_s: Annotated[float, Field(ge=0)]
+    running: ModelRef
+    step: Step
+    assignment: Annotated[int, Field(ge=0)] = 0  # the sequence of the last assignment taken
+    outbox: dict[Stream, StreamCount]
+    assets: dict[AssetId, AssetHealth] = Field(default_factory=dict)
+    latency_us_p50: float | None = None
+    latency_us_p99: float | None = None
+    rss_bytes: int | None = None
+    counters: dict[Text, int] = Field(default_factory=dict)  # refused receipts, unreadable offers, sensor restarts, ...
+
+
+class Step(enum.StrEnum):
+    """Where a device is with the release it was assigned."""
+
+    OFFERED = "offered"
+    FETCHING = "fetching"
+    CHECKING = "checking"
+    TRIAL = "trial"
+    ACTIVE = "active"  # verified: it ran healthily
+    REJECTED = "rejected"  # never ran
+    ROLLED_BACK = "rolled_back"  # ran, did harm, is gone
+
+
+class TrialReport(Message):
+    """What a trial was decided on. Previous and candidate scored the same windows."""
+
+    windows: int
+    candidate_alarm_share: float
+    previous_alarm_share: float
+    non_finite: int
+    candidate_latency_us: float
+    previous_latency_us: float
+
+
+class RolloutStatus(Body):
+    """One step of STEPS was taken. Stream health."""
+
+    kind: Literal["rollout_status"] = "rollout_status"
+    assignment: Annotated[int, Field(ge=0)]  # its sequence
+    rollout: Text | None = None
+    release: ModelRef
+    step: Step
+    reason: Annotated[Text, Field(max_length=500)] = ""
+    running: ModelRef
+    report: TrialReport | None = None
+
+
+class Column(Message):
+    """n numbers of one type, little-endian, as base64: an array in a message that people can still read."""
+
+    dtype: Literal["f4", "f8", "i8", "u1", "uuid"]
+    data: str  # base64
+
+    @classmethod
+    def of(cls, dtype: Literal["f4", "f8", "i8", "u1", "uuid"], raw: bytes) -> Column:
+        return cls(dtype=dtype, data=base64.b64encode(raw).decode())
+
+    def raw(self) -> bytes:
+        return base64.b64decode(self.data, validate=True)
+
+
+class ScoredWindows(Body):
+    """The prediction log: every scored window of one asset and one model, packed in columns. Stream telemetry."""
+
+    kind: Literal["scored_windows"] = "scored_windows"
+    asset: AssetId
+    model: ModelRef
+    n: Annotated[int, Field(ge=1, le=4096)]
+    trace: Column  # uuid
+    start_us: Column  # i8, microseconds since 1970, UTC
+    end_us: Column  # i8
+    score: Column  # f4
+    alarm: Column  # u1, 1: at or over the threshold
+    fault_class: Column  # u1, index into classes, 255: none
+    latency_us: Column  # f4, window complete to decision
+    classes: tuple[Text, ...] = ()
+
+
+class SampledWindow(Body):
+    """The features of one window sent without an alarm, so that training sees more than alarms. Stream telemetry.
+
+    `probability` is the chance with which such a window was picked: its inverse is its weight.
+    """
+
+    kind: Literal["sampled_window"] = "sampled_window"
+    asset: AssetId
+    window_start: AwareDatetime
+    window_end: AwareDatetime
+    reason: Literal["reference", "hard"]  # reference: at random; hard: the score was close to the threshold
+    probability: Annotated[float, Field(gt=0, le=1)]
+    score: Score
+    model: ModelRef
+    feature_set: FeatureSet
+    features: dict[Text, float]
+
+
+class Fetch(Protocol):
+    """The device asks for pieces of a bundle. Not kept: it asks again."""
+
+    kind: Literal["fetch"] = "fetch"
+    device: DeviceId
+    sha256: Sha256
+    indexes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=64)]
+
+
+class Signed(Message):
+    """A DSSE envelope (github.com/secure-systems-lab/dsse) as it travels: payload and signatures in base64."""
+
+    payload: str
+    payloadType: Text  # noqa: N815 - the standard's name
+    signatures: tuple[dict[str, str], ...]
+
+
+class ReceiptNote(Protocol):
+    """Down: a signed Receipt."""
+
+    kind: Literal["receipt"] = "receipt"
+    receipt: Signed
+
+
+class Offer(Protocol):
+    """Down, retained: a signed Assignment and the signed Approval of the release it names."""
+
+    kind: Literal["offer"] = "offer"
+    assignment: Signed
+    approval: Signed
+
+
+class Chunk(Protocol):
+    """Down: one piece of a bundle's bytes."""
+
+    kind: Literal["chunk"] = "chunk"
+    sha256: Sha256
+    index: Annotated[int, Field(ge=0)]
+    count: Annotated[int, Field(ge=1, le=4096)]
+    data: Base64Bytes
+
+
+Heartbeat.model_rebuild()
+BODIES = (AlarmEvent, SensorFault, Annotation, Heartbeat, RolloutStatus, ScoredWindows, SampledWindow)
+AnyBody = Annotated[
+    AlarmEvent | SensorFault | Annotation | Heartbeat | RolloutStatus | ScoredWindows | SampledWindow,
+    Field(discriminator="kind"),
+]
+STREAM_OF: dict[type[Body], Stream] = {
+    AlarmEvent: Stream.ALARM,
+    SensorFault: Stream.ALARM,
+    Annotation: Stream.ANNOTATION,
+    Heartbeat: Stream.HEALTH,
+    RolloutStatus: Stream.HEALTH,
+    ScoredWindows: Stream.TELEMETRY,
+    SampledWindow: Stream.TELEMETRY,
+}
+
+
+class Receipt(Message):
+    """Signed by the server after its database commit: these records are stored, or put aside with a reason."""
+
+    device: DeviceId
+    epoch: Epoch
+    stream: Stream
+    up_to: Annotated[int, Field(ge=0)]  # everything from 1 to here
+    ranges: tuple[SeqRange, ...] = ()  # and these
+
+
+class Approval(Message):
+    """ "This bundle is good." Signed with a key that the fleet server does not hold."""
+
+    model: ModelRef
+    size: Annotated[int, Field(ge=1)]
+    feature_set: FeatureSet
+    approved_by: Annotated[Text, Field(min_length=1, max_length=80)]
+    approved_at: AwareDatetime
+    reason: Annotated[Text, Field(max_length=500)] = ""
+
+
+class TrialLimits(Message):
+    """When a release on trial must go. Shares are of windows; ratios compare with the previous model on the same
+    windows."""
+
+    windows: Annotated[int, Field(ge=4)] = 40  # as many must be scored before it is verified
+    max_seconds: Annotated[float, Field(gt=0)] = 600.0  # windows that do not come are no proof of health
+    alarm_ratio: Annotated[float, Field(gt=1)] = 5.0
+    alarm_margin: Annotated[float, Field(ge=0, le=1)] = 0.2  # a ratio of tiny shares says nothing
+    latency_ratio: Annotated[float, Field(gt=1)] = 3.0
+    latency_slack_us: Annotated[float, Field(ge=0)] = 2000.0
+    mean_score_shift: Annotated[float, Field(gt=0, le=1)] = 0.4
+
+
+class Assignment(Message):
+    """ "This device, this release, this mode." Signed by the server's online key."""
+
+    device: DeviceId
+    sequence: Annotated[int, Field(ge=1)]  # a device takes only a higher one than it has seen
+    rollout: Text | None = None
+    mode: Literal["trial", "rollback"]
+    model: ModelRef
+    size: Annotated[int, Field(ge=1)]
+    chunk_bytes: Annotated[int, Field(ge=1024, le=131072)] = 65536
+    floor: Annotated[int, Field(ge=1)] = 1  # no version below, ever again
+    barred: tuple[Sha256, ...] = ()  # never to run
+    trial: TrialLimits = TrialLimits()
+    issued_at: AwareDatetime

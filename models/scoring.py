@@ -1,0 +1,118 @@
+"""A bundle and a feature vector to a score in [0, 1]: the same code on the edge, in training and in the gate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from models.bundle.files import BadBundle, Bundle, CanaryCase
+from models.contract.features import FEATURE_SET
+from models.contract.labels import NORMAL
+from models.selfref import Reference
+
+Vector = NDArray[np.float64]
+
+
+class Scored(NamedTuple):
+    """`score` is nan if the model gave nothing finite. `fault_class` is the likeliest class but "normal"."""
+
+    score: float
+    fault_class: str | None
+    probabilities: dict[str, float]
+
+
+class Scorer:
+    """A bundle ready to score, loaded from the bytes that were hashed; one thread, CPU."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Raises BadBundle if the models do not load or belong to another feature set."""
+        if bundle.manifest.feature_set != FEATURE_SET:
+            raise BadBundle(f"feature set {bundle.manifest.feature_set}, this program computes {FEATURE_SET}")
+        self.bundle = bundle
+        self.manifest = bundle.manifest
+        self._novelty = _session(bundle.files[self.manifest.novelty.file])
+        classifier = self.manifest.classifier
+        self._classifier = _session(bundle.files[classifier.file]) if classifier else None
+        self._classes = classifier.classes if classifier else ()
+        self._normal = self._classes.index(NORMAL) if NORMAL in self._classes else None
+
+    @property
+    def learns_on_device(self) -> bool:
+        """True: needs a Reference for each asset before it can score."""
+        return self.manifest.novelty.calibration == "self"
+
+    def positions(self, names: Sequence[str]) -> NDArray[np.intp]:
+        """Where this bundle's inputs stand in a vector with these names.
+
+        Raises:
+            BadBundle: the vector lacks an input.
+        """
+        where = {name: i for i, name in enumerate(names)}
+        if missing := [name for name in self.manifest.inputs or () if name not in where]:
+            raise BadBundle(f"the asset does not give {', '.join(missing[:5])}")
+        return np.array([where[name] for name in self.manifest.inputs or ()], dtype=np.intp)
+
+    def score(self, inputs: Vector, reference: Reference | None = None) -> Scored:
+        """Score one vector.
+
+        Args:
+            inputs: float64[n_inputs], in the order of `positions`, or of the reference's own selection.
+            reference: what is normal for this asset; only for a bundle that learns on the device.
+        """
+        x = inputs.astype(np.float32)[None, :]
+        if self.learns_on_device:
+            if reference is None:
+                raise BadBundle("this bundle scores only after it has learned what is normal")
+            feed = {
+                "features": x,
+                "center": reference.center.astype(np.float32),
+                "whiten": reference.whiten.astype(np.float32),
+                "limit": np.array([reference.limit], dtype=np.float32),
+            }
+            novelty = float(self._novelty.run(["score"], feed)[0].reshape(-1)[0])
+        else:
+            raw = float(self._novelty.run(["raw"], {"features": x})[0].reshape(-1)[0])
+            spec = self.manifest.novelty
+            # Clipped: far beyond either end exp overflows, and the score is 0 or 1 all the same.
+            novelty = 1.0 / (1.0 + math.exp(max(-60.0, min(60.0, (raw - spec.limit) / spec.scale))))
+        if self._classifier is None:
+            return Scored(novelty, None, {})
+        shares = self._classifier.run(["probabilities"], {"features": x})[0][0].astype(float)
+        faults = [i for i in range(len(self._classes)) if i != self._normal]
+        likeliest = max(faults, key=lambda i: shares[i])
+        # A known fault alarms however ordinary the window looks, and the unknown alarms whatever the classes say.
+        p_fault = 1.0 - shares[self._normal] if self._normal is not None else 0.0
+        score = min(1.0, max(novelty, p_fault)) if math.isfinite(novelty + p_fault) else math.nan
+        return Scored(score, self._classes[likeliest], dict(zip(self._classes, map(float, shares), strict=True)))
+
+    def check_canary(self) -> None:
+        """Score the bundle's own canary windows. Raises BadBundle if a golden score is missed."""
+        tolerance = self.bundle.canary.tolerance
+        for i, case in enumerate(self.bundle.canary.cases):
+            got = self.score(np.array(case.vector), _reference(case))
+            off = [abs(got.score - case.score)]
+            if case.probabilities is not None:
+                off += [abs(a - b) for a, b in zip(got.probabilities.values(), case.probabilities, strict=True)]
+            if not max(off) <= tolerance:  # also when it is nan
+                raise BadBundle(f"canary window {i}: {got.score:.6f} instead of {case.score:.6f}")
+
+
+def _session(data: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 4
+    try:
+        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # onnxruntime's errors have no common base but this
+        raise BadBundle(f"a model does not load: {exc}"[:300]) from exc
+
+
+def _reference(case: CanaryCase) -> Reference | None:
+    if case.center is None or case.whiten is None or case.limit is None:
+        return None
+    return Reference(center=np.array(case.center), whiten=np.array(case.whiten), limit=case.limit)

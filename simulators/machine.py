@@ -1,0 +1,130 @@
+"""A pump with a bearing that wears: seeded, faults on a schedule, truth known.
+
+Three signals at one rate: vibration in two directions (m/s^2) and motor current (A). What may happen to it:
+
+- "bearing": impulses at the outer-race ball-pass frequency (BPFO = n/2 * f * (1 - d/D cos a), here 3.58 shaft orders)
+  ring a structural resonance, harder as wear goes on, until the repair;
+- "imbalance": the first shaft order grows;
+- "high_load": the valve is opened further. Current and second order rise, nothing is wrong: a false alarm in waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.contract.signals import Signal
+
+Kind = Literal["bearing", "imbalance", "high_load"]
+FAULTS: Final[tuple[Kind, ...]] = ("bearing", "imbalance")
+RATE_HZ: Final = 1024.0
+SIGNALS: Final = (
+    Signal(name="vib_x", unit="m/s2", low=-200, high=200),
+    Signal(name="vib_y", unit="m/s2", low=-200, high=200),
+    Signal(name="current", unit="A", low=-1, high=100),
+)
+SHAFT_HZ: Final = 24.6
+BPFO_ORDER: Final = 3.58
+RESONANCE_HZ: Final = 310.0
+RING_S: Final = 0.004  # time in which the ringing falls to 1/e
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Something that happens to the machine from `start` to `end`, in seconds of its running time."""
+
+    kind: Kind
+    start: float
+    end: float
+
+    def strength(self, t: NDArray[np.float64]) -> NDArray[np.float64]:
+        """0 outside; inside, wear rises over the first half and stays; a load is there at once."""
+        inside = (t >= self.start) & (t < self.end)
+        if self.kind == "high_load":
+            return inside.astype(float)
+        ramp = np.clip((t - self.start) / (0.5 * (self.end - self.start)), 0.15, 1.0)
+        return np.where(inside, ramp, 0.0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A life in episodes: quiet at first, then by turns a high load and a fault, with quiet between."""
+
+    seed: int
+    quiet_s: float = 20.0
+    episode_s: float = 7.0
+    pause_s: float = 4.0
+    faults: tuple[Kind, ...] = ("bearing",)
+
+    def episodes(self) -> Iterator[Episode]:
+        """Without end, in order of time, never two at once."""
+        random = np.random.default_rng((self.seed, 1))
+        t = self.quiet_s + random.uniform(0, self.pause_s)
+        fault_next = bool(random.integers(2))
+        while True:
+            kind: Kind = str(random.choice(self.faults)) if fault_next else "high_load"  # type: ignore[assignment]
+            length = self.episode_s * random.uniform(0.9, 1.2)
+            yield Episode(kind, t, t + length)
+            t += length + self.pause_s * random.uniform(0.8, 1.4)
+            fault_next = not fault_next
+
+
+class Pump:
+    """Makes its samples block by block; the same seed and plan give the same samples."""
+
+    def __init__(self, plan: Plan, rate_hz: float = RATE_HZ) -> None:
+        self._random = np.random.default_rng((plan.seed, 2))
+        self._rate = rate_hz
+        self._coming = plan.episodes()
+        self._episodes = [next(self._coming)]
+        self._n = 0
+        self._phase = self._random.uniform(0, 2 * np.pi, 3)
+        self._size = self._random.uniform(0.9, 1.1, 3)  # no two pumps are alike
+        self._next_hit = 0.0
+        self._tail: NDArray[np.float64] = np.zeros(int(12 * RING_S * rate_hz))
+
+    def block(self, n: int) -> tuple[NDArray[np.float32], list[Episode]]:
+        """The next `n` samples and the episodes that touch them.
+
+        Returns:
+            float32[3, n] in the order of SIGNALS, and the episodes.
+        """
+        t = (self._n + np.arange(n)) / self._rate
+        self._n += n
+        while self._episodes[-1].start <= t[-1]:
+            self._episodes.append(next(self._coming))
+        now = [e for e in self._episodes if e.start <= t[-1] and e.end > t[0]]
+        self._episodes = [e for e in self._episodes if e.end > t[0]]
+        wear, imbalance, load = (
+            sum((e.strength(t) for e in now if e.kind == kind), np.zeros(n))
+            for kind in ("bearing", "imbalance", "high_load")
+        )
+        angle = 2 * np.pi * SHAFT_HZ * t
+        first, second, noise = 1.0 + 2.5 * imbalance, 0.45 * (1.0 + 1.2 * load), 0.35 * (1.0 + 0.3 * load)
+        ringing = self._ring(wear, n)
+        size, phase = self._size, self._phase
+        x = size[0] * (first * np.sin(angle + phase[0]) + second * np.sin(2 * angle + phase[1])) + ringing
+        y = size[1] * (0.8 * first * np.cos(angle + phase[0]) + 0.8 * second * np.sin(2 * angle)) + 0.6 * ringing
+        current = size[2] * 12.0 * (1 + 0.12 * load) + 0.25 * np.sin(2 * np.pi * 50.0 * t + phase[2])
+        clean = np.stack([x, y, current])
+        rough = np.stack([noise, noise, np.full(n, 0.08)]) * self._random.standard_normal((3, n))
+        return (clean + rough).astype(np.float32), now
+
+    def _ring(self, wear: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+        out = np.zeros(n + self._tail.size)
+        out[: self._tail.size] = self._tail
+        pulse_t = np.arange(self._tail.size) / self._rate
+        pulse = np.exp(-pulse_t / RING_S) * np.sin(2 * np.pi * RESONANCE_HZ * pulse_t)
+        while self._next_hit < n:
+            at = int(self._next_hit)
+            if wear[at] > 0:
+                out[at : at + pulse.size] += 7.0 * wear[at] * self._random.uniform(0.8, 1.2) * pulse
+            # Balls slip by a percent or so: without it the line in the spectrum would be unreal.
+            self._next_hit += self._rate / (BPFO_ORDER * SHAFT_HZ) * self._random.normal(1.0, 0.012)
+        self._next_hit -= n
+        self._tail = out[n:].copy()
+        return out[:n]

@@ -1,0 +1,35 @@
+"""What the documents say is still there."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)(?:::(\w+))?`")
+
+
+def test_every_row_of_the_capabilities_names_a_test_that_exists() -> None:
+    rows = [line for line in (ROOT / "docs/capabilities.md").read_text().splitlines() if re.match(r"\| [A-Z]+\d+", line)]
+    assert rows
+    for row in rows:
+        named = NAMED_TEST.findall(row)
+        assert named, f"no test is named in: {row}"
+        for path, first, second in named:
+            source = (ROOT / path).read_text()
+            for name in filter(None, (first, second)):
+                assert re.search(rf"\b(def|class) {name}\b|^{name} = ", source, re.MULTILINE), f"{path} has no {name}"
+
+
+def test_every_link_between_documents_leads_somewhere() -> None:
+    for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/examples").glob("*.toml")), ids=lambda p: p.name)
+def test_every_example_is_toml(path: Path) -> None:
+    assert tomllib.loads(path.read_text())
