@@ -56,7 +56,8 @@ $(VENV)/.made:
 		if $$python -c "$$new_enough" 2>/dev/null; then break; fi; \
 	done; \
 	if [ $$python = none ]; then \
-		echo "Python 3.11 or later is needed; $(PYTHON) is: `$(PYTHON) --version 2>&1`. Or: make PYTHON=/path/to/python" >&2; exit 1; \
+		echo "Python 3.11 or later is needed; $(PYTHON) is: `$(PYTHON) --version 2>&1`" >&2; \
+		echo "if there is another one: make PYTHON=/path/to/python" >&2; exit 1; \
 	fi; \
 	echo "making $(VENV) with `$$python --version`"; \
 	if $$python -c 'import ensurepip' 2>/dev/null; then $$python -m venv --clear $(VENV); \

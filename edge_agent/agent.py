@@ -1,4 +1,4 @@
-"""Starts the parts, joins them with queues, stops them in order. A part that dies ends the process: never half alive."""
+"""Starts the parts, joins them with queues, stops them in order. A part that dies ends the process."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
 from edge_agent import sensors
-from edge_agent.annotate import Journal
+from edge_agent.annotate import KEEP, Journal
 from edge_agent.bundles import write_whole
 from edge_agent.config import Asset, Config, Trust
 from edge_agent.detect import Detector, Pipeline, default_window
@@ -67,9 +68,10 @@ class Agent:
             _keys(config.trust.server_keys, None),
             self.detector,
             self._put,
-            lambda sha256, indexes: self._uplink.fetch(sha256, indexes) if self._uplink else None,
+            self._fetch,
         )
         self.rollout.start_up(baseline)
+        self._pick_up_alarms()
         if config.broker:
             self._uplink = Uplink(
                 config.device,
@@ -93,7 +95,7 @@ class Agent:
             if url := page.url(self.stopping):
                 self._tell(f"page: {url}/")
                 write_whole(self.config.state_dir / "page.json", json.dumps({"url": url}).encode())
-        readers = [self._start(f"source-{a.id}", lambda a=a: self._read(a)) for a in self.config.asset]
+        readers = [self._start(f"source-{a.id}", partial(self._read, a)) for a in self.config.asset]
         self._start("rollout", self.rollout.loop)
         if self._uplink:
             self._start("uplink", self._uplink.loop)
@@ -130,6 +132,8 @@ class Agent:
             except queue.Empty:
                 if not told_end and self._blocks.empty() and not any(r.is_alive() for r in readers):
                     told_end = True
+                    for name, pipeline in self.detector.pipelines.items():
+                        pipeline.quiet = "ended" if self._sources[name].ends else pipeline.quiet
                     self.detector.flush(force=True)
                     self._tell("the recordings have ended")
                     if self._once:
@@ -140,10 +144,21 @@ class Agent:
                     self._silent.discard(asset)
                     if block.begins:
                         self._tell(f"{asset}: {block.begins}")
+                        self.detector.begin_recording(asset)
                     self.detector.feed(asset, block.times, block.values)
             self.detector.flush()
             self._look_for_silence()
             self._beat()
+
+    def _pick_up_alarms(self) -> None:
+        """Alarms that were open when the agent ended: a machine's goes on under its id, a recording's is over."""
+        for episode in self.journal.episodes(KEEP):
+            asset = episode.event.asset
+            pipeline = self.detector.pipelines.get(asset)
+            if not episode.open:
+                continue
+            if pipeline is None or self._sources[asset].ends or not pipeline.resume(episode.event):
+                self._put([episode.event.model_copy(update={"phase": Phase.CLEARED, "made_at": datetime.now(UTC)})])
 
     def _read(self, asset: Asset) -> None:
         """A source's thread."""
@@ -162,6 +177,7 @@ class Agent:
         for asset, heard in self._heard.items():
             if time.monotonic() - heard > SILENT_S and asset not in self._silent and not self._sources[asset].ends:
                 self._silent.add(asset)
+                self.detector.pipelines[asset].quiet = "silent"
                 fault = SensorFault(
                     trace_id=new_trace_id(),
                     made_at=datetime.now(UTC),
@@ -182,6 +198,10 @@ class Agent:
             self.detector.latencies(),
             force,
         )
+
+    def _fetch(self, sha256: str, indexes: tuple[int, ...]) -> None:
+        if self._uplink:
+            self._uplink.fetch(sha256, indexes)
 
     def _put(self, bodies: Sequence[Body]) -> None:
         self.journal.put(bodies)

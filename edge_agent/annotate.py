@@ -1,4 +1,4 @@
-"""A technician's word, taken on the device, with or without a network; and the last alarms, so that there is something to say.
+"""A technician's word, taken on the device, with or without a network; and the last alarms, to say it of.
 
 Both live in the outbox's file, so that an annotation and the record that it was taken are one step.
 """

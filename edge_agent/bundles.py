@@ -1,14 +1,15 @@
 """The bundles on the device's own disk, and what must not be forgotten about them.
 
-A bundle's file is named by its hash, hashed again at every load, and loaded from the bytes that were hashed. What runs, what
-ran before and what must never run is in a SQLite file with synchronous=FULL; sequence and floor have a second copy beside it,
-and the higher of the two counts, so that losing one file does not open the way to an older release.
+A bundle's file is named by its hash, hashed again at every load, and loaded from the bytes that were hashed. What runs,
+what ran before and what must never run is in a SQLite file with synchronous=FULL; sequence and floor have a second copy
+beside it, and the higher of the two counts, so that losing one file does not open the way to an older release.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import sqlite3
 import threading
@@ -19,6 +20,8 @@ from typing import Any, Final
 from edge_agent.errors import BundleRejected
 from models.bundle.files import BadBundle, Bundle, digest, unpack
 from models.crash_points import crash_point
+
+log = logging.getLogger(__name__)
 
 FLOORS: Final = ("sequence", "floor")
 
@@ -73,26 +76,34 @@ class Memory:
         state_dir.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._copy = state_dir / "floors.json"
-        self._db = sqlite3.connect(state_dir / "rollout.db", timeout=30, isolation_level=None, check_same_thread=False)
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute("CREATE TABLE IF NOT EXISTS memory (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        path = state_dir / "rollout.db"
+        try:
+            self._db = _open(path)
+        except sqlite3.DatabaseError as exc:
+            if isinstance(exc, sqlite3.OperationalError):  # locked, no rights, disk full: not the file's fault
+                raise
+            # A damaged memory must not brick the device: the baseline runs, and the floors' second copy still holds.
+            log.error("rollout memory is damaged, starting a new one", extra={"reason": str(exc)})
+            for name in ("rollout.db", "rollout.db-wal", "rollout.db-shm"):
+                with contextlib.suppress(FileNotFoundError):
+                    (state_dir / name).replace(state_dir / f"{name}.damaged")
+            self._db = _open(path)
 
     def get(self, key: str, default: Any = None) -> Any:
         with self._lock:
             row = self._db.execute("SELECT value FROM memory WHERE key = ?", (key,)).fetchone()
         value = json.loads(row[0]) if row else default
         if key in FLOORS:
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
                 value = max(value or 0, json.loads(self._copy.read_text(encoding="utf-8")).get(key, 0))
         return value
 
     def set(self, **values: Any) -> None:
         """All of these, durably, in one step. A floor never falls."""
-        floors = {key: max(values[key], self.get(key, 0)) for key in FLOORS if key in values}
-        values |= floors
+        floors: dict[str, int] = {key: max(values[key], self.get(key, 0)) for key in FLOORS if key in values}
+        values.update(floors)
         if floors:
-            write_whole(self._copy, json.dumps({key: self.get(key, 0) for key in FLOORS} | floors).encode())
+            write_whole(self._copy, json.dumps({key: floors.get(key, self.get(key, 0)) for key in FLOORS}).encode())
         with self._lock:
             self._db.execute("BEGIN IMMEDIATE")
             self._db.executemany(
@@ -104,6 +115,20 @@ class Memory:
     def close(self) -> None:
         with self._lock:
             self._db.close()
+
+
+def _open(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
+    try:
+        db.execute("PRAGMA journal_mode=WAL")
+        db.execute("PRAGMA synchronous=FULL")
+        db.execute("CREATE TABLE IF NOT EXISTS memory (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        if (found := db.execute("PRAGMA quick_check").fetchone()[0]) != "ok":
+            raise sqlite3.DatabaseError(found)
+    except sqlite3.Error:
+        db.close()
+        raise
+    return db
 
 
 def write_whole(path: Path, data: bytes) -> None:

@@ -56,7 +56,7 @@ def outbox(args: argparse.Namespace) -> int:
 
     config = settings.load(args.config)
     counts = Outbox(config.state_dir / "outbox.db", config.outbox).counts()
-    rows = {
+    rows: dict[str, dict[str, Any]] = {
         stream.value: {
             "produced": c.produced,
             "waiting": sum(b - a + 1 for a, b in c.waiting),

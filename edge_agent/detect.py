@@ -1,22 +1,24 @@
 """Windows to features, scores, alarm episodes and what is sent of them.
 
-One Pipeline an asset. Each model in use has a Judge for it: the bundle that runs, and during a trial the candidate, on the
-same windows. An episode is open while either of them says so; one that only the candidate sees is marked `trial`.
+One Pipeline an asset. Each model in use has a Judge for it: the bundle that runs, and during a trial the candidate, on
+the same windows. An episode is open while either of them says so; one that only the candidate sees is marked `trial`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import random
 import statistics
 import threading
 import time
+import zipfile
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 from uuid import UUID
 
 import numpy as np
@@ -85,9 +87,7 @@ class Judge:
         manifest = scorer.manifest
         names = [s.name for s in signals]
         if manifest.window is not None and manifest.window != spec:
-            raise BundleRejected(
-                manifest.name, f"it was trained on windows of {manifest.window}, this asset has {spec}"
-            )
+            raise BundleRejected(manifest.name, f"trained on windows of {manifest.window}, this asset has {spec}")
         if manifest.signals is not None and not {s.name for s in manifest.signals} <= set(names):
             raise BundleRejected(manifest.name, f"it needs signals {', '.join(s.name for s in manifest.signals)}")
         try:
@@ -114,11 +114,20 @@ class Judge:
         """One more window of what is normal; enough of them, and learning is over."""
         self.gather(vector)
         if len(self._learned) >= self._to_learn:
-            self.finish_learning()
+            with contextlib.suppress(selfref.TooFew):  # the settings asked for fewer than it takes: go on learning
+                self.finish_learning()
 
     def gather(self, vector: NDArray[np.float64]) -> None:
         """One more window of what is normal."""
         self._learned.append(vector.copy())
+
+    def learn_anew(self, n_windows: int) -> None:
+        """Forget what is normal, and learn it from the next `n_windows`."""
+        self.reference, self._to_learn = None, n_windows
+        self._learned.clear()
+        self._recent.clear()
+        self._over = self._under = 0
+        self.open = False
 
     def finish_learning(self) -> None:
         """Fix what is normal by the windows seen so far. Raises selfref.TooFew."""
@@ -175,7 +184,7 @@ class Judge:
         try:
             with np.load(self._file) as stored:
                 return selfref.Reference(stored["center"], stored["whiten"], float(stored["limit"]))
-        except (OSError, ValueError, KeyError):
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
             return None  # an unreadable one is learned again
 
 
@@ -276,6 +285,7 @@ class Pipeline:
         self.windows = 0
         self.dropped: Counter[str] = Counter()
         self.last_sample: float | None = None
+        self.quiet: Literal["silent", "ended"] | None = None  # the source gives nothing, and whether that is a fault
         self.last: Seen | None = None
         self.latencies: deque[float] = deque(maxlen=1000)
 
@@ -284,11 +294,28 @@ class Pipeline:
         return Judge(self.asset.id, scorer, self.signals, self.spec, self._folder)
 
     def feed(self, times: NDArray[np.float64], values: NDArray[np.float32], pairs: _Pairs) -> Iterator[Body]:
-        """What is to be sent for a block of samples: times float64[n] in epoch seconds, values float32[n_signals, n]."""
+        """What is to be sent for a block: times float64[n] in epoch seconds, values float32[n_signals, n]."""
         if times.size:
-            self.last_sample = float(times[-1])
+            self.last_sample, self.quiet = float(times[-1]), None
         for window in self._windower.feed(times, values):
             yield from self.see(window, pairs)
+
+    def resume(self, event: AlarmEvent) -> bool:
+        """Go on with an episode that was open when the agent ended. False: it can not be told how it went on."""
+        if self._episode or event.trial or self.current is None or self.current.learning:
+            return False
+        self._episode = _Episode(event.event_id, event.trace_id, event.opened_at)
+        self._episode.told_score, self._episode.told_at = event.score, time.monotonic()
+        self.current.open = True
+        return True
+
+    def begin_recording(self) -> None:
+        """A new recording begins: nothing in it is in a row with what was before. Where the settings say how much of
+        each recording is known to be normal, that is learned from it anew."""
+        self._windower.reset()
+        rows = self.asset.csv.normal_rows if self.asset.csv else None
+        if rows and self.current and self.current.scorer.learns_on_device:
+            self.current.learn_anew(max(8, (rows - self.spec.n_samples) // self.spec.hop + 1))
 
     def see(self, window: Window, pairs: _Pairs) -> Iterator[Body]:
         """One window through features, scores and episode."""
@@ -321,7 +348,8 @@ class Pipeline:
             yield from self._log(trace, window, self.candidate, candidate)
         trial = candidate is not None and candidate.open and not current.open
         judge, seen = (self.candidate, candidate) if trial else (self.current, current)
-        assert judge and seen
+        assert judge is not None
+        assert seen is not None
         yield from self._move_episode(trace, window, judge, seen, trial, vector)
         if sample := self._sample(trace, window, current, vector):
             yield sample
@@ -339,6 +367,8 @@ class Pipeline:
         state = "waiting" if self.last_sample is None else "learning"
         if self.current and not self.current.learning and self.last_sample is not None:
             state = "scoring"
+        if self.quiet:
+            state = self.quiet
         score = self.last.smooth if self.last else None
         return AssetHealth.model_validate(
             {
@@ -437,7 +467,7 @@ class Pipeline:
         )
 
     def _sample(self, trace: UUID, window: Window, seen: Seen, vector: NDArray[np.float64]) -> SampledWindow | None:
-        """By chance, any window: alarmed or not, so that nothing the models say shapes what is sampled. Else a hard one."""
+        """By chance any window, alarmed or not: no model shapes that sample. Else a hard one."""
         assert self.current
         share, reason = self.asset.sample_share, "reference"
         if self._dice.random() >= share:
@@ -482,6 +512,11 @@ class Detector:
         if bodies:
             self._put(bodies)
 
+    def begin_recording(self, asset: str) -> None:
+        """The next block of this asset is the first of another recording."""
+        with self._lock:
+            self.pipelines[asset].begin_recording()
+
     def flush(self, force: bool = False) -> None:
         """Send the prediction logs that are due."""
         with self._lock:
@@ -519,6 +554,10 @@ class Detector:
         with self._lock:
             for asset, p in self.pipelines.items():
                 promoted = p.candidate if p.candidate and p.candidate.scorer.bundle.sha256 == bundle.sha256 else None
+                if (
+                    p.current and p.current.open
+                ):  # an open alarm goes on; the new model ends it by the rule, or does not
+                    judges[asset].open = True
                 p.current, p.candidate = promoted or judges[asset], None
         self.flush(force=True)
 

@@ -1,15 +1,15 @@
 """How well a bundle does on labelled recordings, through the same windows, features, scores and smoothing as `run`.
 
-Point by point: a window's decision counts for the samples after the end of the window before it, up to its own last sample.
-The decision is whether the smoothed score is at or over the threshold. Samples that the model learned from, and samples
-without a label, are not scored.
+Point by point: a window's decision counts for the samples after the end of the window before it, up to its own last
+sample. The decision is whether the smoothed score is at or over the threshold. Samples that the model learned from, and
+samples without a label, are not scored.
 """
 
 from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -158,14 +158,9 @@ def _means(files: list[dict[str, Any]]) -> dict[str, float | None]:
 
 def table(report: dict[str, Any]) -> str:
     """The report for people."""
-    head = f"{'file':28} {'points':>7} {'anomalous':>9} {'precision':>9} {'recall':>7} {'F1':>6} {'FAR %':>6} {'MAR %':>6} {'delay s':>8}"
-    lines = [head]
-    for row in [*report["files"], {"file": "all points", **report["total"]}]:
-        lines.append(
-            f"{row['file']:28} {row['points']:7} {row['anomalous']:9} {_f(row['precision']):>9} {_f(row['recall']):>7} "
-            f"{_f(row['f1']):>6} {_f(row['false_alarm_rate'], 100):>6} {_f(row['missing_alarm_rate'], 100):>6} "
-            f"{_f(row['median_delay_s'], 1, 1):>8}"
-        )
+    head = f"{'file':28}" + "".join(f"{name:>{width}}" for name, width, *_ in _COLUMNS)
+    rows = [*report["files"], {"file": "all points", **report["total"]}]
+    lines = [head, *(f"{row['file']:28}" + "".join(_cell(row, *column) for column in _COLUMNS) for row in rows)]
     t = report["total"]
     lines.append(
         f"{t['stretches_found']} of {t['stretches']} anomalous stretches found; {t['not_scored']} points not scored"
@@ -174,5 +169,18 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _f(value: float | None, times: float = 1, digits: int | None = None) -> str:
-    return "-" if value is None else f"{value * times:.{digits if digits is not None else (2 if times == 1 else 1)}f}"
+_COLUMNS: Final = (  # title, width, figure, times, digits
+    ("points", 8, "points", 1, 0),
+    ("anomalous", 11, "anomalous", 1, 0),
+    ("precision", 11, "precision", 1, 2),
+    ("recall", 8, "recall", 1, 2),
+    ("F1", 7, "f1", 1, 3),
+    ("FAR %", 8, "false_alarm_rate", 100, 1),
+    ("MAR %", 8, "missing_alarm_rate", 100, 1),
+    ("delay s", 9, "median_delay_s", 1, 1),
+)
+
+
+def _cell(row: dict[str, Any], _title: str, width: int, figure: str, times: int, digits: int) -> str:
+    value = row[figure]
+    return f"{'-' if value is None else f'{value * times:.{digits}f}':>{width}}"

@@ -3,7 +3,7 @@
 SQLite in WAL mode with synchronous=FULL: NORMAL forgets confirmed rows in a power cut. Several processes may use one
 file (the daemon, and `edge-agent annotate` beside it). The rules:
 
-- a row's sequence number is given in the transaction that stores it; epoch, stream and number are its identity for ever;
+- a row's sequence number is given in the transaction that stores it; epoch, stream and number are its identity;
 - each stream has its own room: its oldest rows are evicted for its newest, and no stream pushes out another;
 - an annotation is never evicted;
 - what is evicted stays on record as ranges of numbers by cause, so produced = gone + waiting + evicted, row by row.
@@ -31,7 +31,7 @@ from models.crash_points import crash_point
 # A person's word first, then alarms; health before telemetry, or a long backlog hides that the device is well.
 PRIORITY: Final = (Stream.ANNOTATION, Stream.ALARM, Stream.HEALTH, Stream.TELEMETRY, Stream.RAW)
 ROW_OVERHEAD: Final = 120  # bytes of SQLite's own for a row and its index entries, measured by test_outbox
-MAX_RANGES: Final = 500  # in one count; beyond, neighbours are reported with the next one
+MAX_RANGES: Final = 500  # of one kind in one count, which has to fit into a message
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -113,7 +113,7 @@ class Outbox:
         return places
 
     def after(self, stream: Stream, seq: int, limit: int) -> list[Row]:
-        """The next rows of a stream that wait, in order. A row that is not what was written is put aside and counted."""
+        """The next rows of a stream that wait, in order. A row that is not what was written is put aside."""
         with self._transaction() as db:
             rows = db.execute(
                 "SELECT seq, crc, body FROM row WHERE stream = ? AND seq > ? ORDER BY seq LIMIT ?", (stream, seq, limit)
@@ -156,14 +156,14 @@ class Outbox:
             ).fetchall()
             sequence = db.execute("SELECT stream, produced, bytes FROM sequence").fetchall()
         return {
-            Stream(stream): StreamCount(
-                produced=produced,
-                waiting=tuple((a, b) for s, a, b in waiting if s == stream)[:MAX_RANGES],
-                evicted={
-                    cause: tuple((a, b) for s, c, a, b in evicted if (s, c) == (stream, cause))[:MAX_RANGES]
+            Stream(stream): _count(
+                produced,
+                n_bytes,
+                [(a, b) for s, a, b in waiting if s == stream],
+                {
+                    cause: [(a, b) for s, c, a, b in evicted if (s, c) == (stream, cause)]
                     for cause in {c for s, c, *_ in evicted if s == stream}
                 },
-                waiting_bytes=n_bytes,
             )
             for stream, produced, n_bytes in sequence
         }
@@ -192,7 +192,7 @@ class Outbox:
     def _make_room(self, stream: Stream) -> None:
         if stream not in self._room:
             return  # annotations stay
-        room, hours = self._room[stream]
+        room = self._room[stream][0]
         (used,) = self._db.execute("SELECT bytes FROM sequence WHERE stream = ?", (stream,)).fetchone()
         if used > room:
             oldest = self._db.execute("SELECT seq, length(body) FROM row WHERE stream = ? ORDER BY seq", (stream,))
@@ -245,3 +245,17 @@ class Outbox:
         ).rowcount
         if not joined:
             self._db.execute("INSERT INTO evicted VALUES (?, ?, ?, ?)", (stream, cause, first, last))
+
+
+def _count(
+    produced: int, waiting_bytes: int, waiting: list[SeqRange], evicted: dict[str, list[SeqRange]]
+) -> StreamCount:
+    """Where there are more ranges than can be told, the count ends before the first one that is not told: a number that
+    is neither waiting nor evicted would be missing to the server."""
+    untold = [ranges[MAX_RANGES][0] for ranges in (waiting, *evicted.values()) if len(ranges) > MAX_RANGES]
+    return StreamCount(
+        produced=min([produced, *(first - 1 for first in untold)]),
+        waiting=tuple(waiting[:MAX_RANGES]),
+        evicted={cause: tuple(ranges[:MAX_RANGES]) for cause, ranges in evicted.items()},
+        waiting_bytes=waiting_bytes,
+    )

@@ -115,7 +115,6 @@ class PageServer:
     def __init__(self, app: Starlette, host: str, port: int) -> None:
         config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, lifespan="off")
         self._server = uvicorn.Server(config)
-        self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined] - the agent has its own
         self._host = host
 
     def loop(self) -> None:
@@ -202,6 +201,13 @@ def _overview(agent: Shown, journal: Journal, assets: dict[str, AssetHealth]) ->
 <h2>Alarms</h2>{_alarms(journal)}"""
 
 
+_CHIPS = {
+    "learning": ("wait", "learning what is normal"),
+    "waiting": ("", "no samples yet"),
+    "scoring": ("good", "normal"),
+}
+
+
 def _card(name: str, asset: AssetHealth) -> str:
     chips = {
         "learning": ("wait", "learning what is normal"),
@@ -229,5 +235,5 @@ def _alarms(journal: Journal) -> str:
         f'<td><a class="button" href="/annotate/{e.event.event_id}">What was it?</a></td></tr>'
         for e in episodes
     )
-    return f"""<div class="scroll"><table><thead><tr><th>Since (UTC)</th><th>Machine</th><th>State</th><th class="n">Score</th>
-<th>What the model says</th><th></th></tr></thead><tbody>{rows}</tbody></table></div>"""
+    return f"""<div class="scroll"><table><thead><tr><th>Since (UTC)</th><th>Machine</th><th>State</th>
+<th class="n">Score</th><th>What the model says</th><th></th></tr></thead><tbody>{rows}</tbody></table></div>"""

@@ -1,12 +1,13 @@
 """A release on its way to run here. The rules:
 
-1. An offer counts only with a signed assignment for this device, of a higher sequence than any before, and a signed approval
-   of the very same bytes. No version below the floor, none that is barred, none that failed here before.
+1. An offer counts only with a signed assignment for this device, of a higher sequence than any before, and a signed
+   approval of the very same bytes. No version below the floor, none that is barred, none that failed here before.
 2. Each step is on disk before it is taken, and told to the server through the outbox.
 3. Nothing runs before its hash, its fit to this device's signals and its golden scores were checked.
-4. A release runs on trial beside the one it replaces, on the same windows. Any limit crossed: back, from this disk, at once.
+4. A release runs on trial beside the one it replaces, on the same windows. Any limit crossed: back at once, from disk.
 5. A restart during the trial goes back: only the old model is known to be good.
 6. Only a release that was verified here before may come back without a trial.
+7. What does not load at a start gives way to the one before it, and that to the baseline: a device is never without.
 """
 
 from __future__ import annotations
@@ -20,20 +21,20 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from edge_agent.bundles import BundleStore, Memory, write_whole
 from edge_agent.errors import BundleRejected
 from models.baseline import keys as baseline_keys
 from models.bundle.files import MAX_BUNDLE, BadBundle, Bundle, digest
 from models.bundle.signing import NotTrusted, PublicKeys
+from models.contract.base import ModelRef
 from models.contract.ids import new_trace_id
 from models.contract.messages import (
     Approval,
     Assignment,
     Body,
     Chunk,
-    ModelRef,
     Offer,
     RolloutStatus,
     Signed,
@@ -79,6 +80,7 @@ STEPS: Final = {
 FETCH_AHEAD: Final = 8  # pieces asked for at once
 FETCH_AGAIN_S: Final = 5.0
 FETCH_TRIES: Final = 3  # whole downloads that did not give the approved bytes
+MAX_CHECKS: Final = 2  # begun and not ended: a release whose check takes the agent down must not do so for ever
 MIN_HARM_WINDOWS: Final = 8  # clear harm is not watched for longer
 
 
@@ -134,27 +136,43 @@ class Rollout:
         """The bundle to run after a start: the current one, else the one before, else the baseline."""
         self.baseline = baseline
         self.store.save(baseline.data)
-        if self.memory.get("current") is None:
-            self.memory.set(current=baseline.sha256, previous=baseline.sha256, verified=[baseline.sha256])
-        if self.step is Step.TRIAL:
+        current, shipped = self.memory.get("current"), self.memory.get("baseline")
+        if current is None or (current == shipped != baseline.sha256):  # the first start, or one with a newer baseline
+            verified = sorted({*self.memory.get("verified", []), baseline.sha256})
+            self.memory.set(current=baseline.sha256, previous=current or baseline.sha256, verified=verified)
+        if shipped != baseline.sha256:
+            self.memory.set(baseline=baseline.sha256)
+        bundle, problem = self._first_usable()
+        self._running = bundle.ref
+        self._engine.run(bundle)
+        self._tell()
+        if problem:
+            log.error("bundle not usable", extra={"reason": problem, "running": bundle.sha256})
+            self._remember(Step.ROLLED_BACK, problem, current=bundle.sha256, previous=baseline.sha256)
+        elif self.step is Step.TRIAL:
             self._take(Event.RESTARTED, "the agent was restarted during the trial")
-        for sha256 in (self.memory.get("current"), self.memory.get("previous"), baseline.sha256):
+        return bundle
+
+    def _first_usable(self) -> tuple[Bundle, str]:
+        """What to run, and why it is not the current one; "": it is. Raises BundleRejected."""
+        problems = []
+        for slot in ("current", "previous", "baseline"):
+            sha256 = self.memory.get(slot)
+            if slot == "previous" and sha256 in {*self.memory.get("barred", []), *self.memory.get("failed", [])}:
+                continue
             try:
-                bundle = self.store.load(sha256)
+                bundle = self.baseline if slot == "baseline" else self.store.load(sha256)
                 self._engine.check(bundle)
             except BundleRejected as exc:
-                log.error("bundle not usable", extra={"sha256": sha256, "reason": str(exc)})
+                problems.append(f"{slot}: {exc}")
                 continue
-            if sha256 != self.memory.get("current"):
-                self.memory.set(current=sha256)
-            self._engine.run(bundle)
-            return bundle
-        raise BundleRejected(baseline.sha256[:12], "neither the current, the previous nor the shipped bundle is usable")
+            return bundle, "; ".join(problems)
+        raise BundleRejected("every bundle on this device", "; ".join(problems))
 
     @property
     def running(self) -> ModelRef:
         """The verified bundle that runs; during a trial still the one before."""
-        return self.store.load(self.memory.get("current")).ref
+        return self._running
 
     @property
     def step(self) -> Step:
@@ -195,7 +213,11 @@ class Rollout:
         if self.memory.get("go_back"):
             self.go_back(self.memory.get("go_back"))
         if self.step is Step.FETCHING:
-            self._fetch_missing()
+            try:
+                self._fetch_missing()
+            except OSError as exc:  # a full disk is no reason to stop watching machines
+                log.error("bundle can not be stored", extra={"reason": str(exc)})
+                self._asked_at = time.monotonic()
         if self.step is Step.CHECKING:
             self._check()
         if self.step is Step.TRIAL:
@@ -229,6 +251,7 @@ class Rollout:
             sequence=assignment.sequence,
             floor=self.memory.get("floor", 0) if step is Step.REJECTED else assignment.floor,
             barred=sorted({*self.memory.get("barred", []), *assignment.barred}),
+            checks=0,
         )
 
     def _opened(self, offer: Offer) -> tuple[Assignment, Approval]:
@@ -257,8 +280,8 @@ class Rollout:
     def _forbidden(self, assignment: Assignment, approval: Approval) -> str | None:
         """Why this release may not even be fetched; None: it may."""
         model = assignment.model
-        if model.version < self.memory.get("floor", 0):
-            return f"version {model.version} is below the floor {self.memory.get('floor', 0)}"
+        if model.version < (floor := max(self.memory.get("floor", 0), assignment.floor)):
+            return f"version {model.version} is below the floor {floor}"
         if model.sha256 in {*self.memory.get("barred", []), *assignment.barred}:
             return "it is barred"
         if model.sha256 in self.memory.get("failed", []):
@@ -307,7 +330,11 @@ class Rollout:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / str(chunk.index)
         if not path.exists():
-            write_whole(path, chunk.data)
+            try:
+                write_whole(path, chunk.data)
+            except OSError as exc:
+                log.error("piece of a bundle can not be stored", extra={"reason": str(exc)})
+                return
         if len(list(folder.iterdir())) % FETCH_AHEAD == 0:
             self._asked_at = -math.inf  # what was asked for is here: ask for more
 
@@ -323,8 +350,12 @@ class Rollout:
     # -- checking -----------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        assignment = self.assignment
+        assignment, checks = self.assignment, self.memory.get("checks", 0)
         assert assignment
+        if checks >= MAX_CHECKS:
+            self._take(Event.REFUSED, f"the agent ended {checks} times while it checked this release")
+            return
+        self.memory.set(checks=checks + 1)
         try:
             bundle = self.store.load(assignment.model.sha256)
             if bundle.ref != assignment.model:
@@ -364,6 +395,7 @@ class Rollout:
 
     def _activate(self, bundle: Bundle, event: Event, reason: str, report: TrialReport | None = None) -> None:
         verified = sorted({*self.memory.get("verified", []), bundle.sha256})
+        self._running = bundle.ref
         self._take(event, reason, report, current=bundle.sha256, previous=self.memory.get("current"), verified=verified)
         self._engine.run(bundle)
         self.store.keep_only([bundle.sha256, self.memory.get("previous"), self.baseline.sha256])
@@ -372,49 +404,79 @@ class Rollout:
 
     def go_back(self, reason: str) -> ModelRef:
         """Return to the bundle before, at once and without a network; the one left is not taken again."""
-        left = self.memory.get("current")
-        if self.step is Step.TRIAL:
-            left = self.assignment.model.sha256 if self.assignment else left
-            failed = sorted({*self.memory.get("failed", []), left})
-            self._take(Event.SUPERSEDED, reason, failed=failed, go_back=None)
+        failed = {*self.memory.get("failed", [])}
+        if self.step is Step.TRIAL:  # the one before still runs: only the candidate goes
+            left = [self.assignment.model.sha256] if self.assignment else []
+            self._take(Event.SUPERSEDED, reason, failed=sorted(failed | {*left}), go_back=None)
             return self.running
-        previous = self.memory.get("previous")
-        bundle = self.store.load(previous)
-        self._engine.run(bundle)
-        if previous == left:
-            self.memory.set(go_back=None)
+        left_ref = self.running
+        for sha256 in (self.memory.get("previous"), self.baseline.sha256):
+            if sha256 in {left_ref.sha256, *failed, *self.memory.get("barred", [])}:
+                continue
+            try:
+                bundle = self.baseline if sha256 == self.baseline.sha256 else self.store.load(sha256)
+                self._engine.check(bundle)
+            except BundleRejected as exc:
+                log.error("bundle not usable", extra={"sha256": sha256, "reason": str(exc)})
+                continue
+            self._engine.run(bundle)
+            self._running = bundle.ref
+            failed |= {left_ref.sha256} - {self.baseline.sha256}  # the last way back stays open
+            self._remember(
+                Step.ROLLED_BACK,
+                reason,
+                release=left_ref,
+                current=sha256,
+                previous=self.baseline.sha256,
+                failed=sorted(failed),
+                go_back=None,
+            )
             return bundle.ref
-        failed = sorted({*self.memory.get("failed", []), left})
-        self._remember(Step.ROLLED_BACK, reason, current=previous, failed=failed, go_back=None)
-        return bundle.ref
+        self.memory.set(go_back=None)
+        return self.running
 
     # -- steps --------------------------------------------------------------------------------------------------
 
-    def _take(self, event: Event, reason: str = "", report: TrialReport | None = None, **values: object) -> None:
+    def _take(self, event: Event, reason: str = "", report: TrialReport | None = None, **values: Any) -> None:
         step = STEPS[self.step, event]
         if event is Event.SUPERSEDED and self.step is Step.TRIAL:
             self._engine.end_trial()
         self._remember(step, reason, report, **values)
 
-    def _remember(self, step: Step, reason: str = "", report: TrialReport | None = None, **values: object) -> None:
-        """On disk first, then told, then done by whoever called."""
-        self.memory.set(step=step, **values)
-        crash_point(f"rollout.{step}")
-        log.info("rollout step", extra={"step": step.value, "reason": reason})
-        assignment = self.assignment
-        release = assignment.model if assignment else self.running
+    def _remember(
+        self,
+        step: Step,
+        reason: str = "",
+        report: TrialReport | None = None,
+        release: ModelRef | None = None,
+        **values: Any,
+    ) -> None:
+        """On disk first, then told, then done by whoever called. What a cut left untold is told at the start."""
+        raw = values.get("assignment") or self.memory.get("assignment")
+        assignment = Assignment.model_validate(raw) if raw else None
+        if release is None:
+            release = assignment.model if assignment else self.running
+        about = assignment if assignment and assignment.model == release else None
         status = RolloutStatus(
             trace_id=new_trace_id(),
             made_at=datetime.now(UTC),
-            assignment=assignment.sequence if assignment else 0,
-            rollout=assignment.rollout if assignment else None,
+            assignment=about.sequence if about else 0,
+            rollout=about.rollout if about else None,
             release=release,
             step=step,
             reason=reason[:500],
             running=self.running,
             report=report,
         )
-        self._put([status])
+        self.memory.set(step=step, untold=status.model_dump(mode="json"), **values)
+        crash_point(f"rollout.{step}")
+        log.info("rollout step", extra={"step": step.value, "reason": reason})
+        self._tell()
+
+    def _tell(self) -> None:
+        if untold := self.memory.get("untold"):
+            self._put([RolloutStatus.model_validate(untold)])
+            self.memory.set(untold=None)
 
 
 def harm(report: TrialReport, mean_shift: float, limits: TrialLimits) -> str | None:

@@ -1,7 +1,7 @@
 """The outbox to the fleet's broker, and receipts, offers and pieces of bundles back.
 
-A broker's acknowledgement is not storage: a row goes only when the server's signed receipt names it. Rows are sent from the
-disk through a window, so that paho never holds more than it can lose; what got no receipt in time is sent again.
+A broker's acknowledgement is not storage: a row goes only when the server's signed receipt names it. Rows are sent from
+the disk through a window, so that paho never holds more than it can lose; what got no receipt in time is sent again.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import queue
 import random
-import ssl
 import threading
 import time
 from collections import Counter
@@ -33,6 +32,8 @@ from models.contract.messages import Chunk, Fetch, Offer, Receipt, ReceiptNote
 log = logging.getLogger(__name__)
 
 WINDOW: Final = 100  # rows under way: sent, no receipt yet
+RESERVED: Final = WINDOW // 2  # of these only for what people wait for: a backlog of telemetry holds up no alarm
+URGENT: Final = (Stream.ANNOTATION, Stream.ALARM)
 RECEIPT_S: Final = 10.0  # a row without a receipt after this is sent again, later and later
 RECEIPT_MAX_S: Final = 300.0
 NEVER_STORED: Final = 5  # so many times acknowledged by the broker and not stored: somebody should look at the broker
@@ -108,15 +109,9 @@ class Uplink:
         broker = self._broker
         client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=self.device, protocol=mqtt.MQTTv5)
         if broker.username:
-            password = broker.password_file.read_text(encoding="utf-8").strip() if broker.password_file else None
-            client.username_pw_set(broker.username, password)
-        if broker.ca:
-            client.tls_set(
-                str(broker.ca),
-                str(broker.certificate) if broker.certificate else None,
-                str(broker.key) if broker.key else None,
-                tls_version=ssl.PROTOCOL_TLS_CLIENT,
-            )
+            client.username_pw_set(broker.username, broker.password())
+        if context := broker.tls():
+            client.tls_set_context(context)
         client.max_inflight_messages_set(WINDOW)
         client.max_queued_messages_set(WINDOW * 2)
         client.reconnect_delay_set(min_delay=1 + round(random.random()), max_delay=60)  # noqa: S311 - spreads a herd
@@ -169,7 +164,7 @@ class Uplink:
     def _on_publish(self, value: tuple[int, Any]) -> None:
         mid, code = value
         place = self._mids.pop(mid, None)
-        if place and code.is_failure:  # refused by the broker: paho counts it as done, we do not
+        if place and code.is_failure:  # refused by the broker: paho counts it as done, we send it again in time
             self._counters["publishes_refused"] += 1
 
     def _on_message(self, value: tuple[str, bytes]) -> None:
@@ -180,8 +175,10 @@ class Uplink:
         try:
             if parsed.name == "receipt":
                 self._on_receipt(load(ReceiptNote, payload))
+            elif parsed.name == "offer":
+                self._offer(load(Offer, payload))
             else:
-                self._offer(load(Offer if parsed.name == "offer" else Chunk, payload))
+                self._offer(load(Chunk, payload))
         except Unreadable as exc:
             self._counters["unreadable_from_server"] += 1
             log.warning("message not readable", extra={"topic": topic, "reason": str(exc)})
@@ -197,19 +194,18 @@ class Uplink:
             self._counters["receipts_refused"] += 1
             log.warning("receipt refused", extra={"reason": str(exc)})
             return
-        if receipt.epoch != self._outbox.epoch:
-            return  # of an outbox that this device had before
+        if receipt.epoch != self._outbox.epoch:  # of an outbox that this device had before
+            self._counters["receipts_refused"] += 1
+            return
         ranges = [*receipt.ranges] + ([(1, receipt.up_to)] if receipt.up_to else [])
         self._outbox.stored(receipt.stream, ranges)
-        for place in [p for p in self._sent if p[0] is receipt.stream and any(a <= p[1] <= b for a, b in ranges)]:
-            del self._sent[place]
-            self._times.pop(place, None)
+        for place in [p for p in self._times if p[0] is receipt.stream and any(a <= p[1] <= b for a, b in ranges)]:
+            self._sent.pop(place, None)
+            del self._times[place]
 
     def _send(self) -> None:
         now = time.monotonic()
-        late = [
-            p for p, s in self._sent.items() if now - s.at > min(RECEIPT_MAX_S, self._receipt_s * 2 ** (s.times - 1))
-        ]
+        late = [place for place, sent in self._sent.items() if now - sent.at > self._patience(sent)]
         for stream, seq in late:
             del self._sent[stream, seq]
             self._counters["sent_again"] += 1
@@ -218,7 +214,7 @@ class Uplink:
                 log.error("accepted by the broker, never stored", extra={"stream": stream, "seq": seq})
             self._cursor[stream] = min(self._cursor[stream], seq - 1)
         for stream in PRIORITY:
-            room = WINDOW - len(self._sent)
+            room = WINDOW - len(self._sent) - (0 if stream in URGENT else RESERVED)
             if room <= 0:
                 return
             for row in self._outbox.after(stream, self._cursor[stream], room):
@@ -235,6 +231,9 @@ class Uplink:
                 self._sent[stream, row.seq] = _Sent(now, self._times[stream, row.seq])
                 self._mids[info.mid] = (stream, row.seq)
 
+    def _patience(self, sent: _Sent) -> float:
+        return min(RECEIPT_MAX_S, self._receipt_s * 2.0 ** min(sent.times - 1, 10))
+
     def _forget_sent(self) -> None:
         self._sent.clear()
         self._cursor = dict.fromkeys(Stream, 0)
@@ -250,6 +249,6 @@ class Uplink:
 
 
 def _connect_properties() -> Properties:
-    properties = Properties(PacketTypes.CONNECT)
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
     properties.SessionExpiryInterval = SESSION_S
     return properties

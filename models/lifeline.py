@@ -13,7 +13,7 @@ GRACE_S: Final = 10.0
 
 
 def watch() -> None:
-    """Start watching the inherited pipe, if there is one. At its end this process gets a SIGTERM; 10 s later it ends."""
+    """Start watching the inherited pipe, if any. At its end this process gets a SIGTERM, and 10 s later it is ended."""
     if fd := os.environ.pop(VARIABLE, ""):  # our own children do not inherit the pipe, so they must not look for it
         threading.Thread(target=_wait_for_end, args=(int(fd),), name="lifeline", daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""Samples from a plant's broker: blocks as JSON, {"t": epoch seconds of the first, "rate_hz": ..., "signals": {...}}."""
+"""Samples from a plant's broker, as JSON: {"t": epoch seconds of the first, "rate_hz": ..., "signals": {...}}."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ class MqttJson:
         self._client.on_connect = lambda client, *_: client.subscribe(settings.topic, 0)
         self._client.on_message = lambda _client, _data, message: self._take(bytes(message.payload))
         self._client.reconnect_delay_set(min_delay=1, max_delay=5)
+        if fleet is not None and settings.host is None:  # the fleet's broker asks who we are
+            if fleet.username:
+                self._client.username_pw_set(fleet.username, fleet.password())
+            if context := fleet.tls():
+                self._client.tls_set_context(context)
         self._client.connect_async(host, port)
 
     def blocks(self) -> Iterator[Block | None]:

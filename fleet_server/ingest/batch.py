@@ -1,4 +1,5 @@
-"""One transaction: ledger, rows, quarantine, marks. A message that breaks it is found and put aside; the others are stored."""
+"""One transaction: ledger, rows, quarantine, marks. A message that breaks it is found and put aside; the others are
+stored."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from datetime import datetime
 from fleet_server.feedback import intake
 from fleet_server.ingest.handlers import HANDLERS, Batch, assets_of
 from fleet_server.ingest.reading import Read
-from fleet_server.store import annotations, counters, devices, ledger, quarantine
+from fleet_server.store import annotations as spoken
+from fleet_server.store import counters, devices, ledger, quarantine
 from fleet_server.store.ledger import Key, StreamKey
 from fleet_server.store.pool import Connection, Trouble, trouble
 from fleet_server.store.quarantine import Aside
@@ -83,10 +85,8 @@ def store_one_by_one(conn: Connection, messages: Sequence[Read], at: datetime) -
 
 def _meet_assets(batch: Batch, messages: Sequence[Read]) -> None:
     """Machines first: what a person says of one in the same batch must find it."""
-    known = {
-        asset: each.key.device for each in messages if each.key and each.body for asset in assets_of(each.body)
-    }
+    known = {asset: each.key.device for each in messages if each.key and each.body for asset in assets_of(each.body)}
     if known:
         for asset in devices.touch_assets(batch.conn, known, batch.at):
-            for subject_id in annotations.waiting_for_asset(batch.conn, asset):
+            for subject_id in spoken.waiting_for_asset(batch.conn, asset):
                 intake.reconsider(batch.conn, subject_id, batch.at)

@@ -1,4 +1,5 @@
-"""The packed prediction log to rows. Everything is checked first: one bad number would break the COPY of a whole batch."""
+"""The packed prediction log to rows. Everything is checked first: one bad number would break the COPY of a whole
+batch."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ def predictions(device_id: str, body: ScoredWindows) -> list[Prediction]:
         raise Unreadable("alarm: neither 0 nor 1")
     if not ((fault == NO_CLASS) | (fault < len(body.classes))).all():
         raise Unreadable(f"fault_class: no such class among {len(body.classes)}")
-    names = {index: name for index, name in enumerate(body.classes)} | {NO_CLASS: None}
+    names: dict[int, str | None] = {**dict(enumerate(body.classes)), NO_CLASS: None}
     sha256 = bytes.fromhex(body.model.sha256)
     raw = trace.tobytes()
     return [
@@ -60,7 +61,15 @@ def predictions(device_id: str, body: ScoredWindows) -> list[Prediction]:
             latency_us=took,
         )
         for i, (s, e, value, a, f, took) in enumerate(
-            zip(start.tolist(), end.tolist(), score.tolist(), alarm.tolist(), fault.tolist(), latency.tolist(), strict=True)
+            zip(
+                start.tolist(),
+                end.tolist(),
+                score.tolist(),
+                alarm.tolist(),
+                fault.tolist(),
+                latency.tolist(),
+                strict=True,
+            )
         )
     ]
 

@@ -1,4 +1,5 @@
-"""One function a kind of message: what of it becomes which row. Whoever raises Unreadable has changed nothing before."""
+"""One function a kind of message: what of it becomes which row. Whoever raises Unreadable has changed nothing
+before."""
 
 from __future__ import annotations
 

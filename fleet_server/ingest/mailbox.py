@@ -56,7 +56,9 @@ class Mailbox:
             if not self._waiting:
                 return []
             deadline = time.monotonic() + GATHER_S
-            while len(self._waiting) < BATCH_MESSAGES and not self._closed and (left := deadline - time.monotonic()) > 0:
+            while (
+                len(self._waiting) < BATCH_MESSAGES and not self._closed and (left := deadline - time.monotonic()) > 0
+            ):
                 self._changed.wait(left)
             batch: list[Arrived] = []
             size = 0

@@ -50,7 +50,9 @@ def read(topic: str, payload: bytes) -> Read:
     if envelope.device != where.device:
         return Read(topic, payload, reason=f"says it is from {envelope.device}, on the topic of {where.device}")
     if envelope.stream.value != where.name:
-        return Read(topic, payload, reason=f"says it is for stream {envelope.stream.value}, on the topic of {where.name}")
+        return Read(
+            topic, payload, reason=f"says it is for stream {envelope.stream.value}, on the topic of {where.name}"
+        )
     key = Key(envelope.device, envelope.epoch, envelope.stream.value, envelope.seq)
     try:
         return Read(topic, payload, key, load_body(envelope))

@@ -1,7 +1,8 @@
-"""The only MQTT client on the server. Its callbacks only queue: an exception in one of them would end the network's thread.
+"""The only MQTT client on the server. Its callbacks only queue: an exception in one of them would end the network's
+thread.
 
-A message is acknowledged after its row is committed, in order of arrival, and only on the connection it came over: a late
-acknowledgement would settle another message that was given the same number since.
+A message is acknowledged after its row is committed, in order of arrival, and only on the connection it came over: a
+late acknowledgement would settle another message that was given the same number since.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Subscriber:
     def start(self) -> None:
         """Connect, now or whenever the broker is there."""
         # No clean start: what was queued for us while we were away is the reason for having a session.
-        properties = Properties(PacketTypes.CONNECT)
+        properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         properties.SessionExpiryInterval = SESSION_S
         properties.ReceiveMaximum = RECEIVE_MAXIMUM
         properties.MaximumPacketSize = MAX_PACKET
@@ -108,7 +109,8 @@ class Subscriber:
             self._generation += 1
             self._connected = True
             self._mailbox.forget()
-        # With each connection, for a broker may have forgotten the session. Retained messages are none of a device's news.
+        # With each connection, for a broker may have forgotten the session. Retained messages are none of a device's
+        # news.
         options = SubscribeOptions(qos=topics.QOS, retainHandling=SubscribeOptions.RETAIN_DO_NOT_SEND)
         client.subscribe(topics.all_up(), options=options)
         log.info("broker connected", extra={"host": self._broker.host, "port": self._broker.port})
@@ -150,7 +152,11 @@ class Subscriber:
             CallbackAPIVersion.VERSION2, client_id=broker.client_id, protocol=mqtt.MQTTv5, manual_ack=True
         )
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
-        client.on_message, client.on_publish, client.on_subscribe = self._on_message, self._on_publish, self._on_subscribe
+        client.on_message, client.on_publish, client.on_subscribe = (
+            self._on_message,
+            self._on_publish,
+            self._on_subscribe,
+        )
         client.max_inflight_messages_set(100)
         client.max_queued_messages_set(MAX_QUEUED)
         client.reconnect_delay_set(min_delay=1, max_delay=random.randint(15, 30))  # noqa: S311 - not all at once

@@ -1,7 +1,7 @@
 """The thread that stores: batch in, transaction, then acknowledgement to the broker, then receipts to the devices.
 
-Without a commit there is neither: whatever happens before it, broker and agents still have every message. While the database
-is away the batch is tried again and again, and the broker stops sending at its receive maximum.
+Without a commit there is neither: whatever happens before it, broker and agents still have every message. While the
+database is away the batch is tried again and again, and the broker stops sending at its receive maximum.
 """
 
 from __future__ import annotations
@@ -114,7 +114,9 @@ class Worker:
                         raise  # a fault of the program: end it, loudly
                     one_by_one = True
                     continue
-                log.warning("batch not stored, trying again", extra={"n": len(messages), "reason": str(exc).strip()[:200]})
+                log.warning(
+                    "batch not stored, trying again", extra={"n": len(messages), "reason": str(exc).strip()[:200]}
+                )
                 self._stopping.wait(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - not all servers at once
                 wait_s = FIRST_WAIT_S if kind is Trouble.AGAIN else min(2 * wait_s, LONGEST_WAIT_S)
         return None
@@ -144,8 +146,8 @@ class FetchDesk:
         return self._thread.is_alive()
 
     def ask(self, device: str, payload: bytes) -> None:
-        """Take a request that came on this device's topic. One that is unreadable, foreign or too many is counted: the device
-        asks again."""
+        """Take a request that came on this device's topic. One that is unreadable, foreign or too many is counted: the
+        device asks again."""
         try:
             fetch = load(Fetch, payload)
             if fetch.device != device:

@@ -7,6 +7,7 @@ the whole file shows. What is not known is not used.
 from __future__ import annotations
 
 import csv
+import os
 import tomllib
 from collections import Counter
 from collections.abc import Sequence
@@ -52,7 +53,7 @@ class Window(Settings):
 class Source(Settings):
     """One or more recordings of which the same is known. Rows count from 1, without the header."""
 
-    path: str  # may be a pattern; relative to the configuration file
+    path: str  # may be a pattern, and name ${VARIABLES}; relative to the configuration file
     asset: str | None = None  # each file is its own machine if left out
     weight: Annotated[float, Field(gt=0, le=100)] = 1.0
     normal: tuple[int, int] | None = None  # first and last row
@@ -139,7 +140,7 @@ def _rows(config: Files, base: Path) -> tuple[list[Row], WindowSpec, tuple[Signa
     spec: WindowSpec | None = None
     signals: tuple[Signal, ...] = ()
     for source in config.recording:
-        for path in _files(base, source.path):
+        for path in _files(base, os.path.expandvars(source.path)):
             recording, classes = _read(path, source)
             spec = spec or _spec(config.window, recording.rate_hz)
             signals = signals or recording.signals
@@ -248,7 +249,7 @@ def _windows(
     path: Path, source: Source, recording: Recording, classes: Strings, spec: WindowSpec, left_out: Counter[str]
 ) -> list[Row]:
     """The windows of a file whose rows are all of one known class."""
-    asset = source.asset or path.stem
+    asset = source.asset or f"{path.parent.name}/{path.stem}"
     rows: list[Row] = []
     windower = Windower(spec, len(recording.signals))
     for window in windower.feed(recording.times, recording.values):
@@ -261,13 +262,13 @@ def _windows(
             left_out["missing values"] += 1
             continue
         kind = str(inside[0])
-        # A fault in one file is one event, however long; normal time is cut into stretches.
+        # Windows of one stretch stay together: neighbours overlap, and would tell the answer.
         stretch = window.last // (BLOCK_WINDOWS * spec.n_samples)
         rows.append(
             Row(
-                trace=f"{path.name}:{window.last:09d}",
+                trace=f"{path.parent.name}/{path.name}:{window.last:09d}",
                 asset=asset,
-                block=f"{path.name}/{kind}/{stretch}",
+                block=f"{path.parent.name}/{path.name}/{kind}/{stretch}",
                 time=window.end,
                 window_class=kind,
                 weight=source.weight,

@@ -3,7 +3,8 @@
 1. Normal: reference windows outside every fault and every alarm that nobody has judged, with weight 1/probability, up
    to a limit; and the windows of alarms that were judged false, with the label's weight.
 2. A fault: the windows of alarms with an accepted label "fault", while the alarm lasted; and windows inside a stretch
-   of time that was labelled without an alarm.
+   of time that was labelled without an alarm. Reference windows are picked at random, alarmed or not, so those within
+   a judged alarm take its label.
 3. Nothing else: hard examples without a label, other feature sets, other channels, and what was measured shortly before
    a fault was seen are counted and left out.
 """
@@ -107,9 +108,14 @@ class _Judge:
                 self._free[label.asset_id].append(label)
             if label.verdict == Verdict.FAULT:
                 lead = max(LEAD_WINDOWS * window, label.end_at - label.start_at)
-                self._doubtful[label.asset_id].append((label.start_at - lead, label.end_at, "in or before a fault"))
+                end = max(label.end_at, self._end_of(label))
+                self._doubtful[label.asset_id].append((label.start_at - lead, end, "in or before a fault"))
+        self._judged: dict[str, list[tuple[datetime, datetime, LabelRow]]] = defaultdict(list)
         for row in episodes:
-            if row.event_id not in self._by_event:
+            if judged := self._by_event.get(row.event_id):
+                if row.cleared_at is not None:
+                    self._judged[row.asset_id].append((row.opened_at, row.cleared_at, judged))
+            else:
                 end = row.cleared_at or _FOREVER
                 self._doubtful[row.asset_id].append((row.opened_at, end, "in an alarm that nobody has judged"))
 
@@ -137,8 +143,15 @@ class _Judge:
     def _label(self, row: SampleRow) -> LabelRow | None:
         if row.event_id is not None and (label := self._by_event.get(row.event_id)):
             return label
-        inside = (x for x in self._free[row.asset_id] if x.start_at <= row.window_start and row.window_end <= x.end_at)
+        stretches = [(label.start_at, label.end_at, label) for label in self._free[row.asset_id]]
+        stretches += self._judged[row.asset_id]
+        inside = (label for start, end, label in stretches if start <= row.window_start and row.window_end <= end)
         return next(inside, None)
+
+    def _end_of(self, label: LabelRow) -> datetime:
+        """When the labelled alarm was over: not when somebody spoke of it."""
+        episode = self._episode.get(label.event_id) if label.event_id else None
+        return label.end_at if episode is None else episode.cleared_at or _FOREVER
 
 
 def _health(settings: Iterable[tuple[str, str, dict[str, Any]]]) -> dict[tuple[str, str], AssetHealth]:

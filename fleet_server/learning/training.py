@@ -5,8 +5,9 @@ in place, not in noise), as many as the Bayesian information criterion pays for.
 models.selfref, learnt from all normal windows at once. The limit lies where a normal window of an asset that the model
 has not seen falls below once in 1 / FALSE_ALARM windows.
 
-Classifier. A forest over "normal" and each fault with enough windows. The weight of "normal" rises until held-out
-normal windows stay quiet: a balanced forest would see faults everywhere, for faults are rare.
+Classifier. A forest over "normal" and each fault with enough windows. The weight of "normal" is the one that costs
+least on held-out windows, missed faults and false alarms alike, among those that keep normal windows quiet; if none
+does, there is no classifier, and novelty has to do.
 """
 
 from __future__ import annotations
@@ -38,9 +39,8 @@ MIN_FAULT_ROWS: Final = 8
 MAX_COMPONENTS: Final = 5
 RIDGE: Final = 0.05  # of a standardised feature's variance: directions that hardly vary are not to be trusted
 SAME: Final = 0.995  # correlation from which on the second feature says nothing new
-QUIET: Final = 0.01  # held-out normal windows that the classifier may call a fault
 NORMAL_WEIGHTS: Final = (1.0, 3.0, 9.0, 27.0)  # of "normal", where all faults together weigh 1
-NOISY: Final = 0.05  # a classifier that calls more normal windows a fault, whatever the weight, is left out
+NOISY: Final = 0.05  # share of held-out normal windows that a classifier may call a fault
 CALIBRATE: Final = (100, 10)  # rows and blocks of every class, from which on probabilities are calibrated
 AT_MEDIAN: Final = 2.2  # the median normal window scores 1 / (1 + e^2.2) = 0.1
 
@@ -218,14 +218,17 @@ def _classifier(
     # By asset where each side keeps every class, by block where faults live on too few assets for that.
     by_asset = all(len(np.unique(assets[classes == name])) >= 3 for name in enough)
     splits = list(_splits(values, classes, assets if by_asset else blocks, seed))
-    weights, wrong = np.ones(len(classes)), float("nan")
+    tried = []
     for normal_weight in NORMAL_WEIGHTS:
-        weights = _weights(data.weights[rows], classes, normal_weight)
-        wrong = _called_fault(values, classes, weights, splits, seed)
-        if not wrong > QUIET:
+        false, missed = _mistakes(values, classes, _weights(data.weights[rows], classes, normal_weight), splits, seed)
+        if not false > NOISY:
+            tried.append((false + missed, false, normal_weight))
+        if not missed < 1:  # also when nothing can be held out: more weight would only see less
             break
-    if wrong > NOISY:
-        return None, (), {"classifier": f"none: it called {wrong:.0%} of held-out normal windows a fault", "thin": thin}
+    if not tried:
+        return None, (), {"classifier": "none: it calls too many normal windows a fault", "thin": thin}
+    _, wrong, normal_weight = min(tried)
+    weights = _weights(data.weights[rows], classes, normal_weight)
     model: Any = _forest(seed)
     least_rows = min(int((classes == name).sum()) for name in np.unique(classes))
     least_blocks = min(len(np.unique(blocks[classes == name])) for name in np.unique(classes))
@@ -272,23 +275,22 @@ def _splits(
                     yield fit_on, judged
 
 
-def _called_fault(
+def _mistakes(
     values: npt.NDArray[np.float32],
     classes: npt.NDArray[np.str_],
     weights: Floats,
     splits: list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]],
     seed: int,
-) -> float:
-    """Share of held-out normal windows with a fault's probability over one half. nan: nothing can be held out."""
-    wrong = n = 0
+) -> tuple[float, float]:
+    """Shares of held-out normal windows called a fault, and of faults that are not. nan: none can be held out."""
+    p_fault = np.full(len(classes), np.nan)
     for fit_on, judged in splits:
         model = _forest(seed).fit(values[fit_on], classes[fit_on], sample_weight=weights[fit_on])
-        quiet = judged[classes[judged] == NORMAL]
-        if quiet.size:
-            p_normal = model.predict_proba(values[quiet])[:, list(model.classes_).index(NORMAL)]
-            wrong += int((p_normal <= 0.5).sum())
-            n += quiet.size
-    return wrong / n if n else float("nan")
+        p_fault[judged] = 1 - model.predict_proba(values[judged])[:, list(model.classes_).index(NORMAL)]
+    heard, normal = np.isfinite(p_fault), classes == NORMAL
+    if not (heard & normal).any() or not (heard & ~normal).any():
+        return float("nan"), float("nan")
+    return float((p_fault[heard & normal] >= 0.5).mean()), float((p_fault[heard & ~normal] < 0.5).mean())
 
 
 def _alarm(data: Dataset, slow: bool) -> AlarmRule:

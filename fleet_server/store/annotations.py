@@ -36,6 +36,7 @@ class AnnotationRow:
     digest: str
     status: str
     reason: str
+    superseded_by: UUID | None = None  # a later one by the same person, which names this one
 
 
 def lock_subject(conn: Connection[Any], subject_id: UUID) -> None:
@@ -47,10 +48,10 @@ def insert(conn: Connection[Any], said: Annotation, *, via: str, received_at: da
     """False: this id is there already."""
     cursor = conn.execute(
         """
-        INSERT INTO annotation (annotation_id, trace_id, event_id, asset_id, start_at, end_at, verdict, fault, severity, note,
-                                annotator, provenance, via, written_at, received_at, digest, body)
-        VALUES (%(id)s, %(trace)s, %(event)s, %(asset)s, %(start)s, %(end)s, %(verdict)s, %(fault)s, %(severity)s, %(note)s,
-                %(annotator)s, %(provenance)s, %(via)s, %(written)s, %(received)s, %(digest)s, %(body)s)
+        INSERT INTO annotation (annotation_id, trace_id, event_id, asset_id, start_at, end_at, verdict, fault, severity,
+                                note, annotator, provenance, via, written_at, received_at, digest, body)
+        VALUES (%(id)s, %(trace)s, %(event)s, %(asset)s, %(start)s, %(end)s, %(verdict)s, %(fault)s, %(severity)s,
+                %(note)s, %(annotator)s, %(provenance)s, %(via)s, %(written)s, %(received)s, %(digest)s, %(body)s)
         ON CONFLICT (annotation_id) DO NOTHING
         """,
         {
@@ -81,9 +82,12 @@ def get(conn: Connection[Any], annotation_id: UUID) -> AnnotationRow | None:
         conn.cursor(row_factory=class_row(AnnotationRow))
         .execute(
             """
-            SELECT annotation_id, trace_id, event_id, asset_id, start_at, end_at, verdict, fault, severity, note, annotator,
-                   provenance, via, written_at, received_at, digest, status, reason
-            FROM annotation WHERE annotation_id = %s
+            SELECT annotation_id, trace_id, event_id, asset_id, start_at, end_at, verdict, fault, severity, note,
+                   annotator, provenance, via, written_at, received_at, digest, status, reason,
+                   (SELECT n.annotation_id FROM annotation n
+                    WHERE n.body ->> 'supersedes' = a.annotation_id::text AND n.annotator = a.annotator
+                    ORDER BY n.annotation_id LIMIT 1) AS superseded_by
+            FROM annotation a WHERE annotation_id = %s
             """,
             (annotation_id,),
         )
@@ -97,9 +101,12 @@ def of_subject(conn: Connection[Any], subject_id: UUID) -> list[AnnotationRow]:
         conn.cursor(row_factory=class_row(AnnotationRow))
         .execute(
             """
-            SELECT annotation_id, trace_id, event_id, asset_id, start_at, end_at, verdict, fault, severity, note, annotator,
-                   provenance, via, written_at, received_at, digest, status, reason
-            FROM annotation WHERE event_id = %(subject)s OR (annotation_id = %(subject)s AND event_id IS NULL)
+            SELECT annotation_id, trace_id, event_id, asset_id, start_at, end_at, verdict, fault, severity, note,
+                   annotator, provenance, via, written_at, received_at, digest, status, reason,
+                   (SELECT n.annotation_id FROM annotation n
+                    WHERE n.body ->> 'supersedes' = a.annotation_id::text AND n.annotator = a.annotator
+                    ORDER BY n.annotation_id LIMIT 1) AS superseded_by
+            FROM annotation a WHERE event_id = %(subject)s OR (annotation_id = %(subject)s AND event_id IS NULL)
             ORDER BY written_at, received_at, annotation_id
             """,
             {"subject": subject_id},
@@ -116,9 +123,12 @@ def same_stretch(
         conn.cursor(row_factory=class_row(AnnotationRow))
         .execute(
             """
-            SELECT annotation_id, trace_id, event_id, asset_id, start_at, end_at, verdict, fault, severity, note, annotator,
-                   provenance, via, written_at, received_at, digest, status, reason
-            FROM annotation
+            SELECT annotation_id, trace_id, event_id, asset_id, start_at, end_at, verdict, fault, severity, note,
+                   annotator, provenance, via, written_at, received_at, digest, status, reason,
+                   (SELECT n.annotation_id FROM annotation n
+                    WHERE n.body ->> 'supersedes' = a.annotation_id::text AND n.annotator = a.annotator
+                    ORDER BY n.annotation_id LIMIT 1) AS superseded_by
+            FROM annotation a
             WHERE event_id IS NULL AND asset_id = %s AND annotator = %s AND start_at = %s AND end_at = %s
             ORDER BY written_at, received_at, annotation_id
             """,
@@ -148,9 +158,12 @@ def listing(conn: Connection[Any], limit: int = 100) -> list[AnnotationRow]:
         conn.cursor(row_factory=class_row(AnnotationRow))
         .execute(
             """
-            SELECT annotation_id, trace_id, event_id, asset_id, start_at, end_at, verdict, fault, severity, note, annotator,
-                   provenance, via, written_at, received_at, digest, status, reason
-            FROM annotation ORDER BY received_at DESC, annotation_id LIMIT %s
+            SELECT annotation_id, trace_id, event_id, asset_id, start_at, end_at, verdict, fault, severity, note,
+                   annotator, provenance, via, written_at, received_at, digest, status, reason,
+                   (SELECT n.annotation_id FROM annotation n
+                    WHERE n.body ->> 'supersedes' = a.annotation_id::text AND n.annotator = a.annotator
+                    ORDER BY n.annotation_id LIMIT 1) AS superseded_by
+            FROM annotation a ORDER BY received_at DESC, annotation_id LIMIT %s
             """,
             (limit,),
         )

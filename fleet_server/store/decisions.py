@@ -24,9 +24,7 @@ class DecisionRow:
     inputs: dict[str, Any]
 
 
-def record(
-    conn: Connection[Any], kind: str, subject: str, outcome: str, reason: str, inputs: dict[str, Any]
-) -> None:
+def record(conn: Connection[Any], kind: str, subject: str, outcome: str, reason: str, inputs: dict[str, Any]) -> None:
     conn.execute(
         "INSERT INTO decision (kind, subject, outcome, reason, inputs) VALUES (%s, %s, %s, %s, %s)",
         (kind, subject, outcome, reason, Jsonb(inputs)),

@@ -11,7 +11,8 @@ from psycopg import Connection
 from psycopg.rows import class_row, scalar_row
 from psycopg.types.json import Jsonb
 
-from models.contract.messages import Heartbeat, ModelRef, Step
+from models.contract.base import ModelRef
+from models.contract.messages import Heartbeat, Step
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,10 @@ def set_outbox(
 def set_epoch(conn: Connection[Any], device_id: str, epoch: str) -> None:
     """The device has a new outbox: what it says counts from the start again."""
     conn.execute(
-        "UPDATE device SET epoch = %(epoch)s, health_seq = 0 WHERE device_id = %(device)s AND epoch IS DISTINCT FROM %(epoch)s",
+        """
+        UPDATE device SET epoch = %(epoch)s, health_seq = 0
+        WHERE device_id = %(device)s AND epoch IS DISTINCT FROM %(epoch)s
+        """,
         {"device": device_id, "epoch": epoch},
     )
 
@@ -102,8 +106,8 @@ def set_running(
     """What runs there now. False: something newer, or another outbox, has spoken already."""
     cursor = conn.execute(
         """
-        UPDATE device SET model_name = %(name)s, model_version = %(version)s, model_sha256 = %(sha256)s, step = %(step)s,
-            assignment = %(assignment)s, health_seq = %(seq)s
+        UPDATE device SET model_name = %(name)s, model_version = %(version)s, model_sha256 = %(sha256)s, step =
+            %(step)s, assignment = %(assignment)s, health_seq = %(seq)s
         WHERE device_id = %(device)s AND health_seq < %(seq)s AND epoch = %(epoch)s
         """,
         {
@@ -134,8 +138,8 @@ def listing(conn: Connection[Any], device_id: str | None = None) -> list[DeviceR
         conn.cursor(row_factory=class_row(DeviceRow))
         .execute(
             """
-            SELECT d.device_id, d.first_seen, d.last_seen, d.epoch, d.model_name, d.model_version, d.model_sha256, d.step,
-                   d.assignment, d.heartbeat,
+            SELECT d.device_id, d.first_seen, d.last_seen, d.epoch, d.model_name, d.model_version, d.model_sha256,
+                   d.step, d.assignment, d.heartbeat,
                    ARRAY(SELECT a.asset_id FROM asset a WHERE a.device_id = d.device_id ORDER BY a.asset_id) AS assets,
                    (SELECT sum(upper - lower + 1)::bigint
                     FROM jsonb_each(d.heartbeat -> 'outbox') AS stream,

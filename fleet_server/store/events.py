@@ -1,5 +1,5 @@
-"""Alarm episodes. Phases may come late, twice and in any order: the row is the same in the end, because each column is made
-by a rule in which order plays no part."""
+"""Alarm episodes. Phases may come late, twice and in any order: the row is the same in the end, because each column is
+made by a rule in which order plays no part."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def merge(conn: Connection[Any], device_id: str, event: AlarmEvent, doubt: str |
             updated_at = greatest(old.updated_at, excluded.updated_at),
             cleared_at = least(old.cleared_at, excluded.cleared_at),
             (score, threshold, fault_class, model_name, model_version, model_sha256, trial, body) = (
-                SELECT best.score, best.threshold, best.fault_class, best.model_name, best.model_version, best.model_sha256,
-                       best.trial, best.body
+                SELECT best.score, best.threshold, best.fault_class, best.model_name, best.model_version,
+                       best.model_sha256, best.trial, best.body
                 FROM (
                     VALUES (old.score, old.threshold, old.fault_class, old.model_name, old.model_version,
                             old.model_sha256, old.trial, old.body),
@@ -108,9 +108,9 @@ def listing(
         conn.cursor(row_factory=class_row(EventRow))
         .execute(
             """
-            SELECT e.event_id, e.trace_id, e.device_id, e.asset_id, e.opened_at, e.raised_at, e.updated_at, e.cleared_at,
-                   e.score, e.threshold, e.fault_class, e.model_name, e.model_version, e.model_sha256, e.trial,
-                   (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations,
+            SELECT e.event_id, e.trace_id, e.device_id, e.asset_id, e.opened_at, e.raised_at, e.updated_at,
+                   e.cleared_at, e.score, e.threshold, e.fault_class, e.model_name, e.model_version, e.model_sha256,
+                   e.trial, (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations,
                    l.status AS label_status, l.verdict AS label_verdict, l.fault AS label_fault
             FROM event e LEFT JOIN label l ON l.subject_id = e.event_id
             WHERE (%(asset)s::text IS NULL OR e.asset_id = %(asset)s)
@@ -136,9 +136,9 @@ def get(conn: Connection[Any], event_id: UUID) -> EventRow | None:
         conn.cursor(row_factory=class_row(EventRow))
         .execute(
             """
-            SELECT e.event_id, e.trace_id, e.device_id, e.asset_id, e.opened_at, e.raised_at, e.updated_at, e.cleared_at,
-                   e.score, e.threshold, e.fault_class, e.model_name, e.model_version, e.model_sha256, e.trial,
-                   (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations,
+            SELECT e.event_id, e.trace_id, e.device_id, e.asset_id, e.opened_at, e.raised_at, e.updated_at,
+                   e.cleared_at, e.score, e.threshold, e.fault_class, e.model_name, e.model_version, e.model_sha256,
+                   e.trial, (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations,
                    l.status AS label_status, l.verdict AS label_verdict, l.fault AS label_fault
             FROM event e LEFT JOIN label l ON l.subject_id = e.event_id WHERE e.event_id = %s
             """,

@@ -36,8 +36,8 @@ def put(conn: Connection[Any], row: LabelRow) -> None:
     """One label a subject. It keeps its id, and its time of decision unless the decision is another one."""
     conn.execute(
         """
-        INSERT INTO label AS old (label_id, subject_id, event_id, trace_id, asset_id, start_at, end_at, verdict, fault, weight,
-                                  provenance, annotations, status, reason, decided_at)
+        INSERT INTO label AS old (label_id, subject_id, event_id, trace_id, asset_id, start_at, end_at, verdict, fault,
+                                  weight, provenance, annotations, status, reason, decided_at)
         VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
         ON CONFLICT (subject_id) DO UPDATE SET
             trace_id = excluded.trace_id, start_at = excluded.start_at, end_at = excluded.end_at,
@@ -73,8 +73,8 @@ def get(conn: Connection[Any], subject_id: UUID) -> LabelRow | None:
         conn.cursor(row_factory=class_row(LabelRow))
         .execute(
             """
-            SELECT label_id, subject_id, event_id, trace_id, asset_id, start_at, end_at, verdict, fault, weight, provenance,
-                   annotations, status, reason, decided_at
+            SELECT label_id, subject_id, event_id, trace_id, asset_id, start_at, end_at, verdict, fault, weight,
+                   provenance, annotations, status, reason, decided_at
             FROM label WHERE subject_id = %s
             """,
             (subject_id,),
@@ -89,8 +89,8 @@ def listing(conn: Connection[Any], status: str | None = None, limit: int = 100) 
         conn.cursor(row_factory=class_row(LabelRow))
         .execute(
             """
-            SELECT label_id, subject_id, event_id, trace_id, asset_id, start_at, end_at, verdict, fault, weight, provenance,
-                   annotations, status, reason, decided_at
+            SELECT label_id, subject_id, event_id, trace_id, asset_id, start_at, end_at, verdict, fault, weight,
+                   provenance, annotations, status, reason, decided_at
             FROM label WHERE %(status)s::text IS NULL OR status = %(status)s
             ORDER BY decided_at DESC, label_id LIMIT %(limit)s
             """,

@@ -1,13 +1,14 @@
 """One row a message, and the sum that must come out: produced = stored + waiting + quarantined + evicted.
 
-Computed with sets of numbers, not with counters: a number that is in none of the sets is missing, and one that is in two is
-counted once, so nothing can cancel out.
+Computed with sets of numbers, not with counters: a number that is in none of the sets is missing, and one that is in
+two is counted once, so nothing can cancel out.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
@@ -48,9 +49,25 @@ class Line:
     missing: str
 
 
+def statement(lines: Sequence[Line]) -> dict[str, Any]:
+    """The account as JSON: each stream, the totals, and whether nothing is missing anywhere."""
+    totals: dict[str, Any] = {
+        name: sum(getattr(line, name) for line in lines)
+        for name in ("produced", "stored", "waiting", "quarantined", "difference")
+    }
+    evicted: Counter[str] = Counter()
+    for line in lines:
+        evicted.update(line.evicted)
+    return {
+        "closed": all(line.difference == 0 for line in lines),
+        "totals": totals | {"evicted": dict(sorted(evicted.items()))},
+        "streams": [asdict(line) for line in lines],
+    }
+
+
 def enter(conn: Connection[Any], keys: Iterable[Key], at: datetime) -> set[Key]:
-    """Write messages down; those that were not there before. In key order: two servers with the same messages wait for each
-    other in a row, not in a circle."""
+    """Write messages down; those that were not there before. In key order: two servers with the same messages wait for
+    each other in a row, not in a circle."""
     ordered = sorted(set(keys))
     rows = (
         conn.cursor(row_factory=tuple_row)
@@ -83,8 +100,8 @@ def set_quarantined(conn: Connection[Any], keys: Sequence[Key]) -> None:
 
 
 def advance_marks(conn: Connection[Any], keys: Iterable[StreamKey]) -> dict[StreamKey, int]:
-    """How far each stream is complete from 1 on. Walks from the last mark to the first gap and no further, so a hole that
-    will never be filled (the device evicted it) costs one look."""
+    """How far each stream is complete from 1 on. Walks from the last mark to the first gap and no further, so a hole
+    that will never be filled (the device evicted it) costs one look."""
     ordered = sorted(set(keys))
     if not ordered:
         return {}
@@ -124,8 +141,8 @@ def advance_marks(conn: Connection[Any], keys: Iterable[StreamKey]) -> dict[Stre
 
 
 def account(conn: Connection[Any], device_id: str | None = None) -> list[Line]:
-    """The ledger as of each outbox's newest heartbeat. A stream of which no heartbeat has told yet counts as produced up to
-    the highest number seen."""
+    """The ledger as of each outbox's newest heartbeat. A stream of which no heartbeat has told yet counts as produced
+    up to the highest number seen."""
     return (
         conn.cursor(row_factory=class_row(Line))
         .execute(
@@ -165,18 +182,18 @@ def account(conn: Connection[Any], device_id: str | None = None) -> list[Line]:
                        ) AS evicted
                 FROM claim c FULL JOIN seen s USING (device_id, epoch, stream)
             ), gone AS (
-                SELECT *, coalesce((SELECT range_agg(r) FROM jsonb_each_text(evicted) AS e, unnest(e.value::int8multirange)
-                                    AS r), '{}') AS evicted_set
+                SELECT *, coalesce((SELECT range_agg(r) FROM jsonb_each_text(evicted) AS e,
+                                    unnest(e.value::int8multirange) AS r), '{}') AS evicted_set
                 FROM sets
             ), counted AS (
                 SELECT *, whole - here - waiting - evicted_set AS missing FROM gone
             )
             SELECT device_id AS device, epoch, stream, produced,
-                   (SELECT coalesce(sum(upper(r) - lower(r)), 0)::bigint FROM unnest((here - aside) * whole) AS r) AS stored,
-                   (SELECT coalesce(sum(upper(r) - lower(r)), 0)::bigint
+                   (SELECT coalesce(sum(upper(r) - lower(r)), 0)::bigint FROM unnest((here - aside) * whole) AS r) AS
+                   stored, (SELECT coalesce(sum(upper(r) - lower(r)), 0)::bigint
                     FROM unnest((waiting - here - evicted_set) * whole) AS r) AS waiting,
-                   (SELECT coalesce(sum(upper(r) - lower(r)), 0)::bigint FROM unnest(aside * whole) AS r) AS quarantined,
-                   (SELECT coalesce(jsonb_object_agg(e.key, (
+                   (SELECT coalesce(sum(upper(r) - lower(r)), 0)::bigint FROM unnest(aside * whole) AS r) AS
+                   quarantined, (SELECT coalesce(jsonb_object_agg(e.key, (
                         SELECT coalesce(sum(upper(r) - lower(r)), 0)::bigint
                         FROM unnest((e.value::int8multirange - here) * whole) AS r)), '{}')
                     FROM jsonb_each_text(evicted) AS e) AS evicted,

@@ -1,7 +1,8 @@
-"""The schema: numbered files, each applied once, in order, whole or not at all; hypertables where TimescaleDB is offered.
+"""The schema: numbered files, each applied once, in order, whole or not at all; hypertables where TimescaleDB is
+offered.
 
-A file that was applied is never changed: the next number says what is different. Whoever runs an older program against a
-newer database is refused, because it could not know what it breaks.
+A file that was applied is never changed: the next number says what is different. Whoever runs an older program against
+a newer database is refused, because it could not know what it breaks.
 """
 
 from __future__ import annotations
@@ -114,7 +115,9 @@ def _apply(conn: Connection, files: list[Migration]) -> tuple[str, ...]:
     there = {row[0]: row[1:] for row in conn.execute("SELECT number, name, sha256 FROM schema_migration").fetchall()}
     known = {each.number for each in files}
     if newer := sorted(there.keys() - known):
-        raise Refused(f"the database is newer than this program: it has migration {newer[-1]:04d}, {there[newer[-1]][0]}")
+        raise Refused(
+            f"the database is newer than this program: it has migration {newer[-1]:04d}, {there[newer[-1]][0]}"
+        )
     done = []
     for each in files:
         if each.number in there:
@@ -144,7 +147,9 @@ def _timescale(conn: Connection) -> tuple[Edition, str | None]:
         with conn.transaction():
             conn.execute("CREATE EXTENSION IF NOT EXISTS timescaledb")
     except psycopg.Error as exc:
-        log.warning("TimescaleDB is offered but not taken, going on plain", extra={"reason": str(exc).split("\n", 1)[0]})
+        log.warning(
+            "TimescaleDB is offered but not taken, going on plain", extra={"reason": str(exc).split("\n", 1)[0]}
+        )
         return "none", None
     return edition(conn)
 
@@ -163,7 +168,8 @@ def _make_hypertable(conn: Connection, table: str, column: str) -> None:
     """Rows that are there already move into chunks. Does nothing to a hypertable."""
     conn.execute(
         """
-        SELECT create_hypertable(%s::regclass, by_range(%s, INTERVAL '1 day'), migrate_data => true, if_not_exists => true)
+        SELECT create_hypertable(%s::regclass, by_range(%s, INTERVAL '1 day'), migrate_data => true, if_not_exists =>
+        true)
         """,
         (table, column),
     )

@@ -34,8 +34,8 @@ def summary(conn: Connection[Any]) -> dict[str, Any]:
                     SELECT state, count(*) AS n FROM rollout GROUP BY state
                 ) AS r) AS rollouts,
                 (SELECT coalesce(jsonb_object_agg(model_version, n), '{}') FROM (
-                    SELECT model_version, count(*) AS n FROM device WHERE model_version IS NOT NULL GROUP BY model_version
-                ) AS v) AS versions,
+                    SELECT model_version, count(*) AS n FROM device WHERE model_version IS NOT NULL GROUP BY
+                model_version ) AS v) AS versions,
                 (SELECT count(*) FROM device) AS devices
             """
         )

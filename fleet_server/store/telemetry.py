@@ -53,8 +53,8 @@ def copy_predictions(conn: Connection[Any], rows: Iterable[Prediction]) -> None:
         conn.cursor() as cursor,
         cursor.copy(
             """
-            COPY prediction (window_end, asset_id, trace_id, device_id, window_start, model_version, model_sha256, score,
-                             alarm, fault_class, latency_us)
+            COPY prediction (window_end, asset_id, trace_id, device_id, window_start, model_version, model_sha256,
+                             score, alarm, fault_class, latency_us)
             FROM STDIN (FORMAT binary)
             """
         ) as copy,

@@ -1,7 +1,7 @@
 """The bundle that every agent starts with, its approval, and the key that signed it.
 
-The private half was thrown away when the files were made (`python -m models.baseline.build`), so nobody can sign another
-bundle with it.
+The private half was thrown away when the files were made (`python -m models.baseline.build`), so nobody can sign
+another bundle with it.
 """
 
 from __future__ import annotations

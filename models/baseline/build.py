@@ -1,4 +1,4 @@
-"""Builds the shipped baseline: `python -m models.baseline.build`. Needs the onnx package, which a device does not have: run when a bundle is made."""
+"""Builds the shipped baseline: `python -m models.baseline.build`. Needs the onnx package, which devices do not have."""
 
 from __future__ import annotations
 

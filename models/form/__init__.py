@@ -1,11 +1,11 @@
 """The technician's form, served by agent and server alike: the page, and what it sends back.
 
-Plain HTML that works without script. The annotation's id is made with the page, so that sending it twice is one annotation.
+Plain HTML that works without script. The annotation's id is made with the page, so sending it twice is one annotation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
@@ -45,10 +45,25 @@ class Subject(NamedTuple):
     says: str = ""  # what the model says, in one line
 
 
-def document(title: str, subtitle: str, body: str, *, live: str | None = None, script: str | None = None) -> str:
-    """A whole page around `body`, which is HTML already. `live`: where the body's current form comes from."""
+def document(
+    title: str,
+    subtitle: str,
+    body: str,
+    *,
+    live: str | None = None,
+    script: str | None = None,
+    assets: Sequence[str] = (),
+) -> str:
+    """A whole page around `body`, which is HTML already. `live`: where the body's current form comes from; `assets`:
+    addresses of more style sheets and modules."""
     scripts = [name for name in ("live.js" if live else None, script) if name]
     tags = "".join(f'<script type="module" src="/static/{name}"></script>' for name in scripts)
+    tags += "".join(
+        f'<link rel="stylesheet" href="{escape(url)}">'
+        if url.endswith(".css")
+        else f'<script type="module" src="{escape(url)}"></script>'
+        for url in assets
+    )
     mark = f' data-live="{escape(live)}"' if live else ""
     clock = ' · <span id="clock"></span>' if live else ""
     return f"""<!doctype html>
@@ -106,12 +121,17 @@ def form_page(subject: Subject, action: str, problem: str = "", said: Mapping[st
 def saved_page(annotation: Annotation, sent: bool, back: str) -> str:
     """What happens now."""
     where = (
-        "It is stored on the fleet server." if sent else "It is stored on this device and sent when there is a network."
+        "It is stored on the fleet server."
+        if sent
+        else "It is stored on this device, and sent when there is a network."
     )
     body = f"""<div class="done"><p class="tick" aria-hidden="true">✓</p><h2>Saved</h2><p>{where}</p>
-<p class="soft">{escape(_VERDICTS[annotation.verdict])} · {escape(annotation.asset)} · {escape(annotation.annotator)}</p>
+<p class="soft">{_VERDICTS[annotation.verdict]} · {escape(annotation.asset)} · {escape(annotation.annotator)}</p>
 <p><a class="button" href="{escape(back)}">Back to the machines</a></p></div>"""
     return document("Saved", "Thank you", body)
+
+
+_GIVEN: Final = ("annotation_id", "asset", "event_id", "start", "end", "annotator")
 
 
 def read_form(fields: Mapping[str, str]) -> Annotation:

@@ -19,7 +19,7 @@ from simulators.embedded.broker import Broker, IotCore, Mosquitto
 from simulators.embedded.postgres import EmbeddedPostgres
 from simulators.embedded.processes import Lifeline, Process, free_port, tcp_ready
 from tests.services.conftest import Client
-from tests.support import eventually, processes_naming, reachable_folder
+from tests.support import eventually, fresh_database, processes_naming, reachable_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -282,6 +282,40 @@ class TestBroker:
     def test_a_port_that_is_taken_is_named(self, any_broker: Broker, home: Path) -> None:
         with pytest.raises(RuntimeError, match=f"something else listens on 127.0.0.1:{any_broker.port}"):
             type(any_broker)(home / "other", any_broker.port).start(timeout_s=0.2)
+
+
+class TestFixtures:
+    def test_a_test_gets_an_empty_database_of_its_own(self, database: str, request: pytest.FixtureRequest) -> None:
+        with psycopg.connect(database) as conn:
+            assert conn.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+            extension = conn.execute("SELECT 1 FROM pg_extension WHERE extname = 'timescaledb'").fetchone()
+            assert bool(extension) == ("timescaledb" in request.node.callspec.id)
+            if extension:
+                conn.execute("CREATE TABLE m (at timestamptz NOT NULL)")
+                conn.execute("SELECT create_hypertable('m', 'at')")
+
+    def test_a_database_is_dropped_though_somebody_is_still_connected(self, postgres_server: str) -> None:
+        with fresh_database(postgres_server) as uri:
+            left_open = psycopg.connect(uri)
+        with pytest.raises(psycopg.OperationalError, match="does not exist"):
+            psycopg.connect(uri)
+        left_open.close()
+
+    def test_the_shared_broker_runs_beside_one_of_the_test_s_own(
+        self, broker: Broker, own_broker: Broker, connect: Callable[..., Client]
+    ) -> None:
+        own_broker.kill()
+        assert connect(broker).paho.is_connected()
+
+    def test_eventually_gives_the_answer_or_the_last_reason_why_not(self) -> None:
+        answers = iter(["", "", "yes"])
+        assert eventually(lambda: next(answers)) == "yes"
+
+        def never() -> None:
+            raise AssertionError("three of five")
+
+        with pytest.raises(AssertionError, match=r"not within 0\.1 s: three of five"):
+            eventually(never, timeout=0.1)
 
 
 CHILD = """

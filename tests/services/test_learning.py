@@ -71,6 +71,18 @@ def pool(config: Config) -> Iterator[Pool]:
     opened.close()
 
 
+def ended(pool: Pool, run_id: str | None = None) -> runs.RunRow | None:
+    """The run, once it has ended. A short transaction each time: a long one would hold up DBOS, which makes indexes."""
+    with pool.connection() as conn:
+        found = runs.get(conn, run_id) if run_id else next(iter(runs.listing(conn)), None)
+    return found if found and found.ended_at else None
+
+
+def outcomes(pool: Pool, kind: str) -> list[str]:
+    with pool.connection() as conn:
+        return [each.outcome for each in decisions.listing(conn, kind)]
+
+
 def train(server: Path, crash_at: str = "") -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-c", PROGRAM, "train", "--config", str(server), "--wait", "--json"]
     env = os.environ | {VARIABLE: crash_at}
@@ -81,22 +93,20 @@ def test_the_loop_trains_by_itself_and_says_why(config: Config, pool: Pool) -> N
     loop = LearningLoop(config, pool)
     loop.start()
     try:
-        with pool.connection() as conn:
-            run = eventually(lambda: next((r for r in runs.listing(conn) if r.ended_at), None), timeout=60)
-            # The new labels are used up, which is a decision too.
-            eventually(lambda: "not now" in [d.outcome for d in decisions.listing(conn, "trigger")])
+        run = eventually(lambda: ended(pool), timeout=60)
+        # The new labels are used up, which is a decision too.
+        eventually(lambda: "not now" in outcomes(pool, "trigger"))
     finally:
         loop.stop()
     assert run.state == "candidate", run.reason
+    assert "started" in outcomes(pool, "trigger")
+    assert outcomes(pool, "gate") == ["pass"]
     with pool.connection() as conn:
         row = bundles.get(conn, "pump", run.version or 0)
         assert row is not None
         assert row.gate is not None
         assert (row.state, row.gate["verdict"], row.version) == ("candidate", "pass", 2)
         assert row.gate["how"]["current"] == "scores recorded when version 1 ran"
-        outcomes = [(each.kind, each.outcome) for each in decisions.listing(conn)]
-        assert ("trigger", "started") in outcomes
-        assert ("gate", "pass") in outcomes
         frozen = datasets.get(conn, run.dataset or "")
         assert frozen is not None
         assert len(frozen.label_ids) == 20
@@ -145,9 +155,9 @@ def test_two_servers_do_not_train_the_same(config: Config, pool: Pool) -> None:
     first.turn()
     try:
         second.turn()  # has not the lead: opens no workflow, decides nothing
+        assert outcomes(pool, "trigger") == ["started"]
+        eventually(lambda: ended(pool), timeout=60)
         with pool.connection() as conn:
-            assert len(decisions.listing(conn, "trigger")) == 1
-            eventually(lambda: runs.listing(conn)[0].ended_at, timeout=60)
             assert len(runs.listing(conn)) == 1
     finally:
         first.stop()
@@ -156,17 +166,19 @@ def test_two_servers_do_not_train_the_same(config: Config, pool: Pool) -> None:
 
 def test_a_run_that_cannot_train_fails_with_its_reason(config: Config, pool: Pool) -> None:
     with pool.connection() as conn:
-        conn.execute("UPDATE device SET heartbeat = jsonb_set(heartbeat, '{assets,pump3,window,hop}', '128')"
-                     " WHERE device_id = 'plant1.gw3'")
+        conn.execute(
+            "UPDATE device SET heartbeat = jsonb_set(heartbeat, '{assets,pump3,window,hop}', '128')"
+            " WHERE device_id = 'plant1.gw3'"
+        )
         run_id = request(conn, "pump", "a test")
         assert request(conn, "pump", "asked for twice") == run_id
     loop = LearningLoop(config, pool)
     try:
+        loop.turn()
+        run = eventually(lambda: ended(pool, run_id), timeout=60)
+        assert run.state == "failed"
+        assert "cut their windows differently" in run.reason
         with pool.connection() as conn:
-            loop.turn()
-            run = eventually(lambda: (r := runs.get(conn, run_id)) and r.ended_at and r, timeout=60)
-            assert run.state == "failed"
-            assert "cut their windows differently" in run.reason
             assert [row.state for row in bundles.listing(conn)] == ["shipped"]
     finally:
         loop.stop()
@@ -178,12 +190,11 @@ def test_asking_first_waits_for_a_yes(config: Config, pool: Pool) -> None:
     try:
         loop.turn()
         loop.turn()
+        assert outcomes(pool, "trigger") == ["proposed"]
         with pool.connection() as conn:
             assert [run.state for run in runs.listing(conn)] == ["proposed"]
-            assert [each.outcome for each in decisions.listing(conn, "trigger")] == ["proposed"]
             request(conn, "pump", "yes")
         loop.turn()
-        with pool.connection() as conn:
-            eventually(lambda: runs.listing(conn)[0].state == "candidate", timeout=60)
+        assert eventually(lambda: ended(pool), timeout=60).state == "candidate"
     finally:
         loop.stop()

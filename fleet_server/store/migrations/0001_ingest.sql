@@ -171,6 +171,7 @@ CREATE TABLE annotation (
 );
 CREATE INDEX annotation_event ON annotation (event_id);
 CREATE INDEX annotation_status ON annotation (status);
+CREATE INDEX annotation_supersedes ON annotation ((body ->> 'supersedes')) WHERE body ->> 'supersedes' IS NOT NULL;
 
 -- What validation made of the annotations of one event (or of one free interval): one verdict with a weight.
 CREATE TABLE label (
