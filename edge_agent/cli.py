@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ from uuid import UUID, uuid4
 
 from edge_agent import config as settings
 from edge_agent.errors import AgentError
+from models import logs
 from models.contract.labels import FaultKind, Severity, Verdict
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def start(args: argparse.Namespace) -> int:
     from edge_agent.agent import Agent  # the kernels and the runtime load here, and for no other command
 
     config = settings.load(args.config)
-    logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logs.set_up(config.log_level)
     return Agent(config, once=args.once, tell=lambda line: print(line, flush=True)).run()
 
 

@@ -193,7 +193,8 @@ class _Pairs:
 
     def __init__(self) -> None:
         self.n = self.non_finite = self.candidate_over = self.previous_over = 0
-        self.shift = 0.0
+        self.quiet_shifts: list[float] = []  # on windows that did not alarm the previous model
+        self.scores: set[float] = set()  # of the candidate: the least and the largest
         self.latencies: tuple[list[float], list[float]] = ([], [])
 
     def add(self, candidate: Seen, previous: Seen) -> None:
@@ -203,7 +204,10 @@ class _Pairs:
             return
         self.candidate_over += candidate.over
         self.previous_over += previous.over
-        self.shift += candidate.scored.score - previous.scored.score
+        if not previous.over:
+            self.quiet_shifts.append(candidate.scored.score - previous.scored.score)
+        scores = self.scores | {candidate.scored.score}
+        self.scores = {min(scores), max(scores)}
         self.latencies[0].append(candidate.latency_us)
         self.latencies[1].append(previous.latency_us)
 
@@ -216,6 +220,7 @@ class _Pairs:
             non_finite=self.non_finite,
             candidate_latency_us=statistics.median(self.latencies[0] or [0.0]),
             previous_latency_us=statistics.median(self.latencies[1] or [0.0]),
+            candidate_spread=max(self.scores) - min(self.scores) if self.scores else None,
         )
 
 
@@ -582,7 +587,7 @@ class Detector:
 
     def mean_shift(self) -> float:
         with self._lock:
-            return self._pairs.shift / max(self._pairs.n - self._pairs.non_finite, 1)
+            return statistics.fmean(self._pairs.quiet_shifts or [0.0])
 
 
 def _instant(seconds: float) -> datetime:

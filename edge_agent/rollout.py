@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import logging
 import math
@@ -103,7 +104,8 @@ class Engine(Protocol):
         """What the trial has shown so far, with the share and score figures of both; None: no trial."""
 
     def mean_shift(self) -> float:
-        """Mean score of the candidate less that of the previous one, on the trial's windows."""
+        """Mean score of the candidate less that of the previous one, on the trial's windows that did not alarm the
+        previous one: where that did alarm, being quieter is often what the new one is for."""
 
 
 class Rollout:
@@ -142,6 +144,12 @@ class Rollout:
             self.memory.set(current=baseline.sha256, previous=current or baseline.sha256, verified=verified)
         if shipped != baseline.sha256:
             self.memory.set(baseline=baseline.sha256)
+        go_back = self.memory.get("go_back")
+        if go_back and self.step is not Step.TRIAL:
+            with contextlib.suppress(BundleRejected):
+                # Read and not run: it may be the very reason why somebody wants to leave it.
+                self._running = self.store.load(self.memory.get("current")).ref
+                self.go_back(go_back)
         bundle, problem = self._first_usable()
         self._running = bundle.ref
         self._engine.run(bundle)
@@ -150,7 +158,9 @@ class Rollout:
             log.error("bundle not usable", extra={"reason": problem, "running": bundle.sha256})
             self._remember(Step.ROLLED_BACK, problem, current=bundle.sha256, previous=baseline.sha256)
         elif self.step is Step.TRIAL:
-            self._take(Event.RESTARTED, "the agent was restarted during the trial")
+            left = [self.assignment.model.sha256] if go_back and self.assignment else []
+            failed = sorted({*self.memory.get("failed", []), *left})
+            self._take(Event.RESTARTED, "the agent was restarted during the trial", failed=failed, go_back=None)
         return bundle
 
     def _first_usable(self) -> tuple[Bundle, str]:
@@ -489,7 +499,9 @@ def harm(report: TrialReport, mean_shift: float, limits: TrialLimits) -> str | N
     if candidate > previous * limits.alarm_ratio and candidate - previous > limits.alarm_margin:
         return f"alarms on {candidate:.0%} of {report.windows} windows, the model before on {previous:.0%}"
     if abs(mean_shift) > limits.mean_score_shift:
-        return f"scores differ by {mean_shift:+.2f} on average from the model before"
+        return f"on windows that alarm nobody, scores differ by {mean_shift:+.2f} on average from the model before"
+    if report.windows >= limits.windows and report.candidate_spread == 0:
+        return f"the same score for each of {report.windows} windows: it looks at nothing"
     slack = limits.latency_slack_us
     if report.candidate_latency_us > report.previous_latency_us * limits.latency_ratio + slack:
         return (

@@ -53,6 +53,7 @@ class WebServer:
                 host=web.host,
                 port=web.port,
                 log_config=None,
+                log_level="warning",
                 access_log=False,
                 lifespan="off",
                 timeout_graceful_shutdown=3,

@@ -9,7 +9,7 @@ import time
 from typing import Final
 
 MAX_VALUE: Final = 500  # characters of one fact
-_OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_OWN: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
 class Formatter(logging.Formatter):

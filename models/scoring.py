@@ -78,8 +78,9 @@ class Scorer:
         else:
             raw = float(self._novelty.run(["raw"], {"features": x})[0].reshape(-1)[0])
             spec = self.manifest.novelty
-            # Clipped: far beyond either end exp overflows, and the score is 0 or 1 all the same.
-            novelty = 1.0 / (1.0 + math.exp(max(-60.0, min(60.0, (raw - spec.limit) / spec.scale))))
+            # Clipped: far beyond either end exp overflows, and the score is 0 or 1 all the same. nan stays nan.
+            distance = (raw - spec.limit) / spec.scale
+            novelty = math.nan if math.isnan(distance) else 1.0 / (1.0 + math.exp(max(-60.0, min(60.0, distance))))
         if self._classifier is None:
             return Scored(novelty, None, {})
         shares = self._classifier.run(["probabilities"], {"features": x})[0][0].astype(float)

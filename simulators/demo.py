@@ -263,7 +263,7 @@ port = {web_port}
 # Everything below is made fast for the demo; the defaults are meant for a plant.
 [retrain]
 model = "{MODEL}"
-min_new_labels = 10
+min_new_labels = 20
 min_reference = 200
 cool_down_s = 15
 check_every_s = 1

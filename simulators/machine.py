@@ -56,8 +56,8 @@ class Plan:
 
     seed: int
     quiet_s: float = 20.0
-    episode_s: float = 7.0
-    pause_s: float = 4.0
+    episode_s: float = 5.0
+    pause_s: float = 3.0
     faults: tuple[Kind, ...] = ("bearing",)
 
     def episodes(self) -> Iterator[Episode]:

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--assets", nargs="+", required=True, metavar="ID")
     parser.add_argument("--truth", type=Path, required=True, help="file to write what really happened to")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--quiet", type=float, default=20.0, metavar="S", help="seconds before anything happens")
+    parser.add_argument("--quiet", type=float, default=12.0, metavar="S", help="seconds before anything happens")
     parser.set_defaults(run=run)
 
 

@@ -23,7 +23,7 @@ from models.contract.labels import NORMAL
 from models.scoring import Scorer
 
 MAX_BYTES: Final = 8 * 2**20
-MAX_LATENCY_US: Final = 2000.0  # median of one window, on this machine
+MAX_LATENCY_US: Final = 2000.0  # median of one window, on the server
 MIN_NORMAL_ROWS: Final = 20
 MIN_FAULT_ROWS: Final = 5
 MIN_FAULT_BLOCKS: Final = 3  # fewer events than this are anecdotes

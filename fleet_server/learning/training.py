@@ -223,7 +223,7 @@ def _classifier(
         false, missed = _mistakes(values, classes, _weights(data.weights[rows], classes, normal_weight), splits, seed)
         if not false > NOISY:
             tried.append((false + missed, false, normal_weight))
-        if not missed < 1:  # also when nothing can be held out: more weight would only see less
+        if false == 0 or not missed < 1:  # more weight would only see less; nan: nothing can be held out
             break
     if not tried:
         return None, (), {"classifier": "none: it calls too many normal windows a fault", "thin": thin}

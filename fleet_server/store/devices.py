@@ -141,10 +141,11 @@ def listing(conn: Connection[Any], device_id: str | None = None) -> list[DeviceR
             SELECT d.device_id, d.first_seen, d.last_seen, d.epoch, d.model_name, d.model_version, d.model_sha256,
                    d.step, d.assignment, d.heartbeat,
                    ARRAY(SELECT a.asset_id FROM asset a WHERE a.device_id = d.device_id ORDER BY a.asset_id) AS assets,
-                   (SELECT sum(upper - lower + 1)::bigint
+                   (SELECT coalesce(sum(upper - lower + 1), 0)::bigint
                     FROM jsonb_each(d.heartbeat -> 'outbox') AS stream,
                          jsonb_array_elements(stream.value -> 'waiting') AS range,
                          LATERAL (SELECT (range ->> 0)::bigint AS lower, (range ->> 1)::bigint AS upper) AS bounds
+                    HAVING d.heartbeat IS NOT NULL
                    ) AS waiting
             FROM device d WHERE %(device)s::text IS NULL OR d.device_id = %(device)s ORDER BY d.device_id
             """,

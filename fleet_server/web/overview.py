@@ -67,7 +67,8 @@ def _fresh(facts: Facts) -> str:
     more = [f"{totals['waiting']:,} waiting on devices"]
     more += [f"{totals['quarantined']:,} quarantined"] if totals["quarantined"] else []
     more += [f"{aside:,} dropped by full devices"] if aside else []
-    return f"<p>Data of {clock(facts.at)}</p><p>{verdict} <span class=soft>· {' · '.join(more)}</span></p>"
+    said = f'<span class="soft">· {" · ".join(more)}</span>'
+    return f'<p>Data of {clock(facts.at)}</p><p>{verdict} {said}</p><p><a href="/trace">Trace an id</a></p>'
 
 
 def _loop(facts: Facts) -> str:
@@ -84,27 +85,27 @@ def _loop(facts: Facts) -> str:
         wave = f"last: version {newest['version']}, {newest['state']}"
     versions = sorted(s["versions"].items(), key=lambda item: int(item[0]))
     stations = [
-        ("Scored", s["windows"], "windows", f"by {s['devices']} devices{silent}", "devices",
+        ("Scored", s["windows"], f"windows, by {s['devices']} devices{silent}", "devices",
          "Each device cuts its sensor signals into windows and scores them itself, with or without a network."),
-        ("Alarms", s["alarms"], "raised", f"{s['alarms_open']} open now", "alarms",
+        ("Alarms", s["alarms"], f"{s['alarms_open']} open now", "alarms",
          "Windows that score too high in a row become one alarm, with the reasons for it."),
-        ("Annotations", s["annotations"], "from people", f"{labels.get('rejected', 0)} not counted", "alarms",
+        ("Annotations", s["annotations"], f"{labels.get('rejected', 0)} said twice or refused", "alarms",
          "Technicians say what an alarm really was, on their phone, at the machine."),
-        ("Labels", labels.get("accepted", 0), "accepted", f"{labels.get('held', 0)} held for agreement", "alarms",
+        ("Labels", labels.get("accepted", 0), f"accepted, {labels.get('held', 0)} held", "alarms",
          "Only what enough people agree on may teach the next model."),
-        ("Retraining", sum(runs.values()), "runs", _gate_words(last_run), "training",
+        ("Retraining", sum(runs.values()), f"runs, {_gate_words(last_run)}", "training",
          "New labels start a training run. Its gate compares the candidate with what runs today."),
-        ("Rollout", sum(s["rollouts"].values()), "rollouts", wave, "rollouts",
+        ("Rollout", sum(s["rollouts"].values()), wave, "rollouts",
          "A person approves; then devices try the new model wave by wave, beside the old one."),
-        ("Running", ", ".join(f"v{version}" for version, _ in versions) or "-", "",
-         ", ".join(f"v{version} on {n}" for version, n in versions) or "no device yet", "devices",
+        ("Running", ", ".join(f"v{version}" for version, _ in versions) or "-",
+         ", ".join(f"v{version} on {n} devices" for version, n in versions) or "on no device yet", "devices",
          "A device keeps the model only if it does no harm there. Its windows begin the loop again."),
     ]  # fmt: skip
     items = "".join(
         f'<li><a href="#{target}"><span class="name">{i}. {name}</span>'
-        f'<strong>{_number(count)}</strong> <span class="unit">{unit}</span>'
+        f"<strong>{_number(count)}</strong>"
         f'<span class="more">{escape(more)}</span></a><p class="why">{why}</p></li>'
-        for i, (name, count, unit, more, target, why) in enumerate(stations, start=1)
+        for i, (name, count, more, target, why) in enumerate(stations, start=1)
     )
     return f'<h2>The loop</h2><ol class="loop">{items}</ol>'
 
@@ -159,7 +160,7 @@ def _rollouts(facts: Facts) -> str:
             f"<ul>{''.join(chips)}</ul></div>"
             for number, chips in sorted(waves.items())
         )
-        what = "back to" if row["mode"] == "rollback" else "to"
+        what = "Return to" if row["mode"] == "rollback" else "Rollout of"
         reason = f'<p class="soft">{escape(row["reason"])}</p>' if row["reason"] else ""
         cards.append(
             f'<article class="card"><h3>{what} {escape(row["name"])} {row["version"]} {chip(row["state"])}</h3>'

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
 from typing import Any, Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote
 from uuid import UUID
 
 from fastapi import APIRouter, Request
@@ -76,9 +76,11 @@ async def take_form(request: Request, pool: PoolOf) -> Response:
 
 
 @router.get("/trace")
-def find_trace(id: str) -> Response:
-    """From the search field."""
-    return RedirectResponse(f"/trace/{id.strip()}", status_code=303)
+def find_trace(id: str = "") -> Response:
+    """The search field, and what was typed there."""
+    if id.strip():
+        return RedirectResponse(f"/trace/{quote(id.strip())}", status_code=303)
+    return HTMLResponse(form.document("Trace", "Where it came from, what it led to", _search(""), assets=ASSETS))
 
 
 @router.get("/trace/{text:path}")
@@ -161,6 +163,6 @@ def _node(node: Node) -> str:
     note = f' <span class="note">{escape(node.note)}</span>' if node.note else ""
     more = f' <span class="soft">and {node.more} more</span>' if node.more else ""
     return (
-        f'<span class="kind">{node.kind}</span> <a href="/trace/{escape(node.id)}"><code>{escape(node.id)}</code></a>'
+        f'<span class="kind">{node.kind}</span> <a href="/trace/{quote(node.id)}"><code>{escape(node.id)}</code></a>'
         f"{note}<br>{escape(node.text)}{more}"
     )

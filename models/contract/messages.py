@@ -191,6 +191,7 @@ class TrialReport(Message):
     non_finite: int
     candidate_latency_us: float
     previous_latency_us: float
+    candidate_spread: float | None = None  # largest less smallest score
 
 
 class RolloutStatus(Body):

@@ -53,7 +53,7 @@ class Broker(ABC):
                 return self.port
             self.kill()  # what is left of one that ended by itself
         self.home.mkdir(parents=True, exist_ok=True)
-        self.port = self.port or free_port(1883)
+        self.port = self.port or free_port()  # not 1883: two runs would find it free at the same moment
         deadline = time.monotonic() + timeout_s
         while tcp_ready(self.port):  # a predecessor whose owner was killed is just ending
             if time.monotonic() > deadline:

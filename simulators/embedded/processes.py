@@ -31,8 +31,9 @@ def free_port(preferred: int = 0) -> int:
 
 def tcp_ready(port: int) -> bool:
     """True if somebody accepts connections there."""
-    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-        return True
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1) as s:
+        # The kernel may take the very port as our own end, and then TCP connects us to ourselves.
+        return bool(s.getsockname() != s.getpeername())
     return False
 
 

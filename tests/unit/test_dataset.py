@@ -146,23 +146,26 @@ def chosen(samples: list[SampleRow], episodes: list[EpisodeRow] = [], labels: li
 
 def test_reference_windows_are_normal_unless_an_alarm_there_is_not_judged() -> None:
     episode = an_episode(100)
-    made = chosen([a_sample(50), a_sample(105), a_sample(200)], [episode])
-    assert [row.time for row in made.rows] == [
-        a_sample(50).window_end.timestamp(),
-        a_sample(200).window_end.timestamp(),
-    ]
+    before, inside, after = a_sample(50), a_sample(105), a_sample(200)
+    made = chosen([before, inside, after], [episode])
+    assert {row.trace for row in made.rows} == {str(before.trace_id), str(after.trace_id)}
     assert made.left_out == {"in an alarm that nobody has judged": 1}
-    judged = chosen([a_sample(50), a_sample(105)], [episode], [a_label(episode, "false_alarm")])
-    assert len(judged.rows) == 2
-    open_alarm = chosen([a_sample(50), a_sample(9000)], [an_episode(100, None)])
+    judged = chosen([before, inside], [episode], [a_label(episode, "false_alarm")])
+    assert [row.window_class for row in judged.rows] == [NORMAL, NORMAL]
+    open_alarm = chosen([before, a_sample(9000)], [an_episode(100, None)])
     assert len(open_alarm.rows) == 1
 
 
 def test_nothing_in_or_shortly_before_a_fault_counts_as_normal() -> None:
     episode = an_episode(100)
-    made = chosen([a_sample(10), a_sample(95), a_sample(105)], [episode], [a_label(episode, "fault", "bearing")])
-    assert len(made.rows) == 1
-    assert made.left_out == {"in or before a fault": 2}
+    early, before, inside = a_sample(10), a_sample(95), a_sample(105)
+    made = chosen([early, before, inside], [episode], [a_label(episode, "fault", "bearing")])
+    # Inside the judged alarm it shows the fault, however it came to be sent.
+    assert {row.trace: row.window_class for row in made.rows} == {
+        str(early.trace_id): NORMAL,
+        str(inside.trace_id): "bearing",
+    }
+    assert made.left_out == {"in or before a fault": 1}
 
 
 def test_alarm_windows_are_what_people_said_of_them() -> None:

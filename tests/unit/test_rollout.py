@@ -12,15 +12,18 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from edge_agent.config import Asset
+from edge_agent.detect import Detector, Pipeline
 from edge_agent.errors import BundleRejected
 from edge_agent.rollout import FETCH_TRIES, STEPS, Event, Rollout, harm
 from models.bundle.files import Bundle
 from models.bundle.signing import PublicKeys, SigningKey
-from models.contract.messages import Body, Chunk, Offer, RolloutStatus, Step, TrialLimits, TrialReport
+from models.contract.messages import AlarmEvent, Body, Chunk, Offer, RolloutStatus, Step, TrialLimits, TrialReport
 from models.scoring import Scorer
-from tests.builders import DEVICE, Fleet, a_bundle
+from tests.builders import DEVICE, SIGNALS, SPEC, Fleet, a_bundle
 
 OLD, NEW, NEWER = a_bundle(1), a_bundle(2, limit=0.6), a_bundle(3, limit=0.7)
 FINAL = (Step.ACTIVE, Step.REJECTED, Step.ROLLED_BACK)
@@ -391,6 +394,32 @@ def test_somebody_at_the_device_goes_back_and_the_one_left_stays_away(device: De
     assert device.step is Step.REJECTED
 
 
+def test_going_back_asked_for_while_the_agent_was_off_runs_the_one_left_not_once_more(device: Device) -> None:
+    device.verify(NEW)
+    device.rollout.memory.set(go_back="it takes the agent down")
+    device.bad = frozenset({NEW.sha256})
+    device.restart()
+    assert (device.step, device.engine.runs) == (Step.ROLLED_BACK, OLD)
+    assert (device.said[-1].release, device.said[-1].reason) == (NEW.ref, "it takes the agent down")
+    device.bad = frozenset()
+    device.offer(NEW)
+    assert device.step is Step.REJECTED
+
+
+def test_going_back_during_a_trial_sends_only_the_candidate_away(device: Device) -> None:
+    device.verify(NEW)
+    for how in (device.rollout.turn, device.restart):
+        fresh = a_bundle(device.fleet.sequence + 10)
+        device.to_trial(fresh)
+        device.rollout.memory.set(go_back="no")
+        how()
+        device.rollout.turn()
+        assert (device.step, device.engine.runs, device.engine.tries) == (Step.ROLLED_BACK, NEW, None)
+        assert device.rollout.running == NEW.ref
+        device.offer(fresh)
+        assert device.step is Step.REJECTED
+
+
 def test_going_back_with_nothing_before_stays(device: Device) -> None:
     device.rollout.memory.set(go_back="why not")
     device.rollout.turn()
@@ -436,6 +465,38 @@ def test_the_disk_holds_few_bundles(device: Device) -> None:
     for version in range(2, 8):
         device.verify(a_bundle(version, limit=0.5 + version / 100))
     assert len(list(device.folder.glob("bundles/*"))) == 3  # current, previous, baseline
+
+
+# With the detector itself
+
+
+def test_a_harmful_release_is_watched_doing_harm_and_goes_with_no_server_there(tmp_path: Path, fleet: Fleet) -> None:
+    asset = Asset.model_validate(
+        {"id": "pump1", "source": "mqtt", "mqtt": {"topic": "t", "rate_hz": SPEC.rate_hz, "signals": SIGNALS}}
+    )
+    said: list[Body] = []
+    detector = Detector([Pipeline(asset, SIGNALS, SPEC, None)], said.extend)
+    keys = PublicKeys([fleet.approver.public]), PublicKeys([fleet.server.public])
+    rollout = Rollout(DEVICE, tmp_path, *keys, detector, said.extend, lambda *_: None)
+    rollout.start_up(OLD)
+    harmful, good = a_bundle(2, limit=0.01), a_bundle(3, limit=0.45)
+    dice, start = np.random.default_rng(1), 0.0
+    for bundle, end, runs in ((harmful, Step.ROLLED_BACK, OLD), (good, Step.ACTIVE, good)):
+        rollout.turn(fleet.offer(bundle))
+        for chunk in chunks(bundle):
+            rollout.turn(chunk)
+        rollout.turn()
+        for _ in range(20):
+            quiet = 0.1 * dice.standard_normal((1, SPEC.n_samples)).astype(np.float32)
+            detector.feed("pump1", start + np.arange(SPEC.n_samples) / SPEC.rate_hz, quiet)
+            start += SPEC.n_samples / SPEC.rate_hz
+            rollout.turn()
+        assert (rollout.step, rollout.running) == (end, runs.ref)
+    sent_away = next(s for s in said if isinstance(s, RolloutStatus) and s.step is Step.ROLLED_BACK)
+    assert sent_away.report is not None
+    assert sent_away.report.windows < 16  # of the 16 that a good one needs
+    alarms = [body for body in said if isinstance(body, AlarmEvent)]
+    assert [(a.phase, a.trial) for a in alarms] == [("raised", True), ("cleared", False)]
 
 
 # The table
