@@ -21,7 +21,7 @@ from edge_agent import sensors
 from edge_agent.annotate import KEEP, Journal
 from edge_agent.bundles import write_whole
 from edge_agent.config import Asset, Config, Trust
-from edge_agent.detect import Detector, Pipeline, default_window
+from edge_agent.detect import Detector, Pipeline
 from edge_agent.errors import AgentError, AlreadyRunning, BundleRejected
 from edge_agent.health import Health
 from edge_agent.outbox import Outbox
@@ -34,6 +34,7 @@ from models.bundle.files import BadBundle, Bundle, unpack
 from models.bundle.signing import NotTrusted, PublicKeys
 from models.contract.ids import new_trace_id
 from models.contract.messages import AlarmEvent, Body, FaultOfSensor, Phase, SensorFault
+from models.windows import default_window
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class Agent:
         self._lock = _lock(config.state_dir)
         self._outbox = Outbox(config.state_dir / "outbox.db", config.outbox)
         self.journal = Journal(self._outbox)
-        self.health = Health(self._outbox, config.heartbeat_s)
+        self.health = Health(config.heartbeat_s)
         self._sources = {asset.id: sensors.open_source(asset, config.broker) for asset in config.asset}
         self._blocks: queue.Queue[tuple[str, sensors.Block | None]] = queue.Queue(BLOCKS)
         self._heard = {asset.id: time.monotonic() for asset in config.asset}
@@ -189,15 +190,18 @@ class Agent:
                 self._put([fault])
 
     def _beat(self, force: bool = False) -> None:
+        if not self.health.due and not force:
+            return
         self.health.counters["offers_refused"] = self.rollout.refused_offers
-        self.health.beat(
+        beat = self.health.beat(
             self.rollout.running,
             self.rollout.step,
             self.rollout.memory.get("sequence", 0),
-            self.detector.health,
+            self._outbox.counts(),
+            self.detector.health(),
             self.detector.latencies(),
-            force,
         )
+        self._outbox.put([beat])
 
     def _fetch(self, sha256: str, indexes: tuple[int, ...]) -> None:
         if self._uplink:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import sqlite3
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Literal, NamedTuple
 from uuid import UUID
 
@@ -32,7 +33,16 @@ class Episode(NamedTuple):
 
     event: AlarmEvent  # its newest phase that was not the end
     score: float  # the highest
-    open: bool
+    cleared_at: datetime | None  # end of the window with which it ended; None: it is open
+
+    @property
+    def open(self) -> bool:
+        return self.cleared_at is None
+
+    @property
+    def end(self) -> datetime:
+        """As far as it is known to have gone on."""
+        return max(self.cleared_at or self.event.window_end, self.event.opened_at)
 
 
 class Journal:
@@ -74,17 +84,21 @@ class Journal:
         rows = self._db.execute(
             "SELECT body, score, cleared_at FROM episode ORDER BY opened_at DESC LIMIT ?", (limit,)
         ).fetchall()
-        return [Episode(AlarmEvent.model_validate_json(body), score, cleared is None) for body, score, cleared in rows]
+        return [_episode(*row) for row in rows]
 
     def episode(self, event_id: UUID) -> Episode | None:
         row = self._db.execute(
             "SELECT body, score, cleared_at FROM episode WHERE event_id = ?", (str(event_id),)
         ).fetchone()
-        return Episode(AlarmEvent.model_validate_json(row[0]), row[1], row[2] is None) if row else None
+        return _episode(*row) if row else None
 
     def annotated(self) -> int:
         """How many annotations were taken here."""
         return int(self._db.execute("SELECT count(*) FROM said").fetchone()[0])
+
+
+def _episode(body: str, score: float, cleared: str | None) -> Episode:
+    return Episode(AlarmEvent.model_validate_json(body), score, datetime.fromisoformat(cleared) if cleared else None)
 
 
 class _Known(Exception):

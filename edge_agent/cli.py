@@ -102,7 +102,7 @@ def annotate(args: argparse.Namespace) -> int:
         "asset": asset,
         "event_id": args.event,
         "start": args.start or (episode.event.opened_at if episode else now - timedelta(minutes=10)),
-        "end": args.end or (episode.event.window_end if episode else now),
+        "end": args.end or (episode.end if episode else now),
         "verdict": args.verdict,
         "fault": args.fault,
         "severity": args.severity,

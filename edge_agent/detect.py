@@ -56,15 +56,6 @@ LOG_WINDOWS: Final = 256  # the prediction log is sent when so many windows are 
 LOG_SECONDS: Final = 2.0  # or when the first of them is so old
 HARD_BAND: Final = 0.1  # a score this close to the threshold is a hard example
 N_DRIVERS: Final = 5
-SLOW_WINDOW: Final = 20  # samples, each new one a window: for a value per second or so
-FAST_WINDOW: Final = 1024  # samples, half overlapping: for vibration
-
-
-def default_window(rate_hz: float) -> WindowSpec:
-    """The window for signals of this rate when neither the configuration nor the bundle says one."""
-    if rate_hz <= selfref.SLOW_HZ:
-        return WindowSpec(rate_hz=rate_hz, n_samples=SLOW_WINDOW, hop=1)
-    return WindowSpec(rate_hz=rate_hz, n_samples=FAST_WINDOW, hop=FAST_WINDOW // 2)
 
 
 class Seen(NamedTuple):

@@ -15,14 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.config import Asset, Config
-from edge_agent.detect import Pipeline, default_window
+from edge_agent.detect import Pipeline
 from edge_agent.errors import BadConfig
 from edge_agent.sensors.csv import CsvReplay
 from models.bundle.files import Bundle
 from models.features.extract import extract
 from models.recordings import Recording
 from models.scoring import Scorer
-from models.windows import Windower
+from models.windows import Windower, default_window
 
 
 @dataclass

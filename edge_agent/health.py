@@ -1,4 +1,4 @@
-"""The device says how it is: a heartbeat in the outbox, with the outbox's own count taken just before."""
+"""The device says how it is: a heartbeat, with the outbox's own count taken just before."""
 
 from __future__ import annotations
 
@@ -6,15 +6,13 @@ import resource
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from edge_agent.outbox import Outbox
-from models.contract.base import ModelRef, TimeQuality
+from models.contract.base import ModelRef, Stream, TimeQuality
 from models.contract.ids import new_epoch, new_trace_id
-from models.contract.messages import AssetHealth, Heartbeat, Step
+from models.contract.messages import AssetHealth, Heartbeat, Step, StreamCount
 
 STARTED_FROM = datetime(2026, 1, 1, tzinfo=UTC)  # a clock before this program was written is wrong
 
@@ -22,27 +20,29 @@ STARTED_FROM = datetime(2026, 1, 1, tzinfo=UTC)  # a clock before this program w
 class Health:
     """Counters of everything that was dropped or refused, and the heartbeat that tells of them."""
 
-    def __init__(self, outbox: Outbox, every_s: float) -> None:
-        self._outbox, self._every_s = outbox, every_s
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
         self._began = time.monotonic()
         self._due = 0.0
         self.boot = new_epoch()
         self.counters: Counter[str] = Counter()
+
+    @property
+    def due(self) -> bool:
+        return time.monotonic() >= self._due
 
     def beat(
         self,
         running: ModelRef,
         step: Step,
         assignment: int,
-        assets: Callable[[], dict[str, AssetHealth]],
+        outbox: dict[Stream, StreamCount],
+        assets: dict[str, AssetHealth],
         latencies: tuple[float, float] | None,
-        force: bool = False,
-    ) -> None:
-        """Put a heartbeat into the outbox if one is due."""
-        if time.monotonic() < self._due and not force:
-            return
+    ) -> Heartbeat:
+        """The next heartbeat; the one after it is due `every_s` from now."""
         self._due = time.monotonic() + self._every_s
-        beat = Heartbeat(
+        return Heartbeat(
             trace_id=new_trace_id(),
             made_at=datetime.now(UTC),
             time_quality=time_quality(),
@@ -52,14 +52,13 @@ class Health:
             running=running,
             step=step,
             assignment=assignment,
-            outbox=self._outbox.counts(),
-            assets=assets(),
+            outbox=outbox,
+            assets=assets,
             latency_us_p50=latencies[0] if latencies else None,
             latency_us_p99=latencies[1] if latencies else None,
             rss_bytes=rss_bytes(),
             counters={name: n for name, n in self.counters.items() if n},
         )
-        self._outbox.put([beat])
 
 
 def time_quality() -> TimeQuality:

@@ -152,8 +152,9 @@ def _subject(
         episode = journal.episode(event_id)
         if episode is None:
             return None
-        event = episode.event
-        end = max(event.window_end, event.opened_at)
+        event, end = episode.event, episode.end
+        if episode.open and (health := assets.get(event.asset)) and health.last_sample_at:
+            end = max(end, health.last_sample_at)
         return form.Subject(event.asset, event.opened_at, end, event.event_id, event.trace_id, _says(episode))
     if asset in assets:
         end = assets[asset].last_sample_at or datetime.now(UTC)
@@ -235,5 +236,5 @@ def _alarms(journal: Journal) -> str:
         f'<td><a class="button" href="/annotate/{e.event.event_id}">What was it?</a></td></tr>'
         for e in episodes
     )
-    return f"""<div class="scroll"><table><thead><tr><th>Since (UTC)</th><th>Machine</th><th>State</th>
+    return f"""<div class="scroll alarms"><table><thead><tr><th>Since (UTC)</th><th>Machine</th><th>State</th>
 <th class="n">Score</th><th>What the model says</th><th></th></tr></thead><tbody>{rows}</tbody></table></div>"""

@@ -15,6 +15,16 @@ from models.contract.signals import WindowSpec
 
 # Copying the kept tail to the front of the buffer is paid once per this many new samples, not once per window.
 _ROOM: Final = 4096
+SLOW_HZ: Final = 10.0  # at most: a value per second or so, from which few samples make a window
+SLOW_WINDOW: Final = 20  # samples, and each new sample completes a window
+FAST_WINDOW: Final = 1024  # samples, half overlapping: for vibration
+
+
+def default_window(rate_hz: float) -> WindowSpec:
+    """The window for signals of this rate where neither settings nor bundle say one; training and scoring agree on it."""
+    if rate_hz <= SLOW_HZ:
+        return WindowSpec(rate_hz=rate_hz, n_samples=SLOW_WINDOW, hop=1)
+    return WindowSpec(rate_hz=rate_hz, n_samples=FAST_WINDOW, hop=FAST_WINDOW // 2)
 
 
 class Dropped(StrEnum):

@@ -25,7 +25,6 @@ from fleet_server.errors import BadConfig, NotFound, Refused
 from fleet_server.learning import dataset, export, training
 from fleet_server.learning.dataset import Dataset, Row
 from fleet_server.learning.training import Fitted
-from models import selfref
 from models.bundle.files import Bundle
 from models.bundle.manifest import Origin
 from models.contract.base import ModelName, ModelVersion
@@ -34,7 +33,7 @@ from models.contract.labels import NORMAL
 from models.contract.signals import Signal, WindowSpec
 from models.features.extract import extract
 from models.recordings import BadRecording, Recording, RecordingOptions, read_csv, read_npz
-from models.windows import Windower
+from models.windows import Windower, default_window
 
 UNKNOWN: Final = ""  # the class of a row of which nothing is known
 BLOCK_WINDOWS: Final = 10  # lengths of a window that are taken as one stretch
@@ -114,13 +113,6 @@ def train(path: Path, version: int | None = None) -> Result:
         origin=Origin(trained_on="files", dataset=data.sha256, windows=int((~data.holdout).sum())),
     )
     return Result(bundle, data, fitted, _summary(bundle, data, fitted, proof))
-
-
-def default_window(rate_hz: float) -> WindowSpec:
-    """What an agent takes when nobody says otherwise."""
-    if rate_hz <= selfref.SLOW_HZ:
-        return WindowSpec(rate_hz=rate_hz, n_samples=20, hop=1)
-    return WindowSpec(rate_hz=rate_hz, n_samples=1024, hop=512)
 
 
 def _load(path: Path) -> Files:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from fleet_server.config import Config
 from fleet_server.errors import NotFound, Refused
-from fleet_server.learning import dataset, export, gate, rows, training
+from fleet_server.learning import dataset, gate, rows
 from fleet_server.learning.dataset import Dataset
-from fleet_server.learning.training import Fitted
 from fleet_server.release import registry
 from fleet_server.store import bundles, datasets, decisions, runs
 from fleet_server.store.datasets import DatasetRow
@@ -23,6 +22,9 @@ from fleet_server.store.runs import RunRow
 from models.bundle.files import unpack
 from models.bundle.manifest import Origin
 from models.crash_points import crash_point
+
+if TYPE_CHECKING:
+    from fleet_server.learning.training import Fitted
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,8 @@ class Steps:
 
     def export(self, run_id: str) -> bytes:
         """The bundle's bytes."""
+        from fleet_server.learning import export  # with its converters; a server that only stores does without
+
         data, fitted = self._fitted(run_id)
         with self._pool.connection() as conn:
             run = _run(conn, run_id)
@@ -148,6 +152,8 @@ class Steps:
         return "failed"
 
     def _fitted(self, run_id: str) -> tuple[Dataset, Fitted]:
+        from fleet_server.learning import training  # scikit-learn takes a second to load: not at the server's start
+
         with self._pool.connection() as conn:
             sha256 = _run(conn, run_id).dataset
             assert sha256 is not None, "the dataset step comes first"

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edge_agent.config import Asset
-from edge_agent.detect import Detector, Pipeline, default_window
+from edge_agent.detect import Detector, Pipeline
 from edge_agent.errors import BundleRejected
 from models.baseline import shipped
 from models.bundle.files import Bundle
@@ -27,6 +27,7 @@ from models.contract.messages import (
     SensorFault,
 )
 from models.contract.signals import Signal, WindowSpec
+from models.windows import default_window
 from tests.builders import SIGNALS, SPEC, a_bundle, a_bundle_that_turns_nan
 
 QUIET, LOUD = 0.1, 1.0  # amplitudes; the bundle's limit is 0.5 on the RMS
