@@ -21,7 +21,7 @@ FAST_WINDOW: Final = 1024  # samples, half overlapping: for vibration
 
 
 def default_window(rate_hz: float) -> WindowSpec:
-    """The window for signals of this rate where neither settings nor bundle say one; training and scoring agree on it."""
+    """The window for signals of this rate where neither settings nor bundle say one, in training and in scoring."""
     if rate_hz <= SLOW_HZ:
         return WindowSpec(rate_hz=rate_hz, n_samples=SLOW_WINDOW, hop=1)
     return WindowSpec(rate_hz=rate_hz, n_samples=FAST_WINDOW, hop=FAST_WINDOW // 2)

@@ -7,6 +7,7 @@ approve and roll out, through the same commands they would use; last it ships a 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,6 +32,7 @@ from simulators.harmful import make_harmful
 
 N_AGENTS = 5
 MODEL = "pump"
+MAX_ENDS = 20  # of one process; who kills more often wants it gone
 DEADLINE_S = 300.0  # for the whole story; a machine that is much slower has another problem
 
 
@@ -46,6 +49,7 @@ class Demo:
         self.stopping = threading.Event()
         self.lifeline = Lifeline()
         self.processes: list[Process] = []
+        self.ends: Counter[str] = Counter()
         self.broker: Any = None
         self.url = ""
         self.server_toml = home / "server.toml"
@@ -94,7 +98,7 @@ class Demo:
 
     def start(self) -> None:
         """Database and broker at once, then everything else; each waits for what it needs by itself."""
-        shutil.rmtree(self.home, ignore_errors=True)
+        self._take_home()
         for folder in (self.home, self.home / "approver", self.home / "logs"):
             folder.mkdir(parents=True, exist_ok=True)
         self.say("starting PostgreSQL and the broker")
@@ -125,13 +129,26 @@ class Demo:
         self.say(f"starting the fleet server, {N_AGENTS} pumps, {N_AGENTS} agents and the technicians")
         self._launch("server", server)
         self._launch("plant", [*plant, *seed, "--assets", *assets])
-        for member in members:
-            self._launch(f"agent-{member.device}", member.argv())
-        self._launch("technicians", [*people, *seed, "--forms", *(f"{m.asset}={m.form}" for m in members)])
+        self._launch(f"agent-{members[0].device}", members[0].argv())
         self.until("the server to be ready", lambda: http_ready(self.url + "/ready"))
         self.say(f"page:  {self.url}/   (the fleet)     {members[0].form}/   (the first agent's own)")
-        self.until("first data", lambda: self.get("/api/summary")["windows"] > 0)
-        self.say("first scored windows are stored")
+        for member in members[1:]:
+            self._launch(f"agent-{member.device}", member.argv())
+        self._launch("technicians", [*people, *seed, "--forms", *(f"{m.asset}={m.form}" for m in members)])
+        self.until("first data", lambda: self.get("/api/summary")["devices"] > 0)
+        self.say("first data: a heartbeat went from outbox to broker to database, and its signed receipt back")
+        self.until("all agents", lambda: self.get("/api/summary")["devices"] == N_AGENTS)
+        self.say(f"all {N_AGENTS} agents are heard; each learns what is normal on its own pump")
+
+    def _take_home(self) -> None:
+        """An empty folder of our own. Raises RuntimeError: another demo runs in it."""
+        self.home.parent.mkdir(parents=True, exist_ok=True)
+        self._lock = self.home.with_name(self.home.name + ".lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as exc:
+            raise RuntimeError(f"another demo runs in {self.home}; give this one another --home") from exc
+        shutil.rmtree(self.home, ignore_errors=True)
 
     def _launch(self, name: str, argv: list[str]) -> None:
         process = Process(name, argv, log=self.home / "logs" / f"{name}.log", lifeline=self.lifeline)
@@ -142,6 +159,9 @@ class Demo:
         """Start again what was killed: on a device or a server that is the service manager's work."""
         for process in self.processes:
             if process.returncode is not None:
+                self.ends[process.name] += 1
+                if self.ends[process.name] > MAX_ENDS:
+                    raise RuntimeError(f"{process.name} keeps ending: {process.tail(600)}")
                 self.say(f"{process.name} ended with {process.returncode}: starting it again")
                 process.start()
 
@@ -179,8 +199,7 @@ class Demo:
         self._roll_out(run["version"])
         self.until("every agent on the new version", lambda: self._all_verified(run["version"]))
         self.say(f"all {N_AGENTS} agents run version {run['version']}, verified by their own trial")
-        harmful = run["version"] + 1
-        self._ship_harmful(run["version"], harmful)
+        harmful = self._ship_harmful(run["version"])
         rollout = self.until("the harmful version to be sent away", lambda: self._stopped(harmful))
         self.say(f"rollout of version {harmful} stopped by itself: {rollout['reason']}")
         self.until("every agent back on the good version", lambda: self._all_verified(run["version"]))
@@ -196,7 +215,9 @@ class Demo:
         for line in self.server_command("rollout", "start", str(version), "--waves", f"1,{N_AGENTS - 1}").splitlines():
             self.say("  " + line)
 
-    def _ship_harmful(self, good: int, harmful: int) -> None:
+    def _ship_harmful(self, good: int) -> int:
+        """Its version: the next free one, also if the server has retrained meanwhile."""
+        harmful: int = 1 + max(model["version"] for model in self.get("/api/models")["models"])
         self.say(f"now a version {harmful} that would alarm on everything, approved by mistake")
         path = self.home / "approver" / "harmful.bundle"
         source = self.home / "approver" / "good.bundle"
@@ -207,6 +228,7 @@ class Demo:
         key = ("--key", str(self.approval_key), "--by", "Olga (demo)")
         self.server_command("release", "approve", str(harmful), *key, "--despite-gate", why)
         self._roll_out(harmful)
+        return harmful
 
     def _all_verified(self, version: int) -> bool:
         devices = self.get("/api/devices")["devices"]
@@ -296,11 +318,9 @@ def run(args: argparse.Namespace) -> int:
         demo.say(f"the loop has closed. {demo.figures()}")
         if not args.once:
             demo.say(f"it goes on running: look at {demo.url}/ , kill a process, annotate an alarm. Ctrl-C ends it.")
-            while True:
-                demo.until("you", lambda: None) if False else demo.stopping.wait(0.5)
+            while not demo.stopping.wait(0.5):
                 demo.revive()
-                if demo.stopping.is_set():
-                    raise Stopped
+            raise Stopped
     except Stopped:
         demo.say("stopping")
         return 0

@@ -36,8 +36,8 @@ def write(path: Path, values: Any, labels: Any) -> None:
 
 
 def test_a_window_decides_for_the_samples_since_the_window_before(tmp_path: Path, bundle: Bundle) -> None:
-    """Loud from 53 to 71. Windows end at 9, 14, 19, ...; with two loud samples of ten they are under the threshold, with
-    three over it: so those that end at 59, 64, 69 and 74 are over, and flag 55 to 74."""
+    """Loud from 53 to 71. Windows end at 9, 14, 19, ...; with two loud samples of ten they are under the threshold,
+    with three over it: so those that end at 59, 64, 69 and 74 are over, and flag 55 to 74."""
     values, labels = np.full(100, 0.1), np.zeros(100, int)
     values[53:72], labels[53:72] = 1.0, 1
     write(tmp_path / "1.csv", values, labels)
