@@ -50,7 +50,8 @@ class Demo:
         self.lifeline = Lifeline()
         self.processes: list[Process] = []
         self.ends: Counter[str] = Counter()
-        self.broker: Any = None
+        self.postgres = EmbeddedPostgres(home / "postgres")
+        self.broker = embedded_broker(home / "broker")
         self.url = ""
         self.server_toml = home / "server.toml"
         self.approval_key = home / "approver" / "approval.pem"  # never in the server's folder: it is a person's
@@ -102,8 +103,6 @@ class Demo:
         for folder in (self.home, self.home / "approver", self.home / "logs"):
             folder.mkdir(parents=True, exist_ok=True)
         self.say("starting PostgreSQL and the broker")
-        self.postgres = EmbeddedPostgres(self.home / "postgres")
-        self.broker = embedded_broker(self.home / "broker")
         with ThreadPoolExecutor() as pool:
             database, port = pool.submit(self.postgres.start), pool.submit(self.broker.start)
             dsn, broker_port = database.result(), port.result()
@@ -157,6 +156,10 @@ class Demo:
 
     def revive(self) -> None:
         """Start again what was killed: on a device or a server that is the service manager's work."""
+        for service in (self.broker, self.postgres):
+            if service.ended:
+                self.say(f"{service.name} has ended: starting it again")
+                service.start()
         for process in self.processes:
             if process.returncode is not None:
                 self.ends[process.name] += 1
@@ -170,9 +173,8 @@ class Demo:
             process.terminate()
         for process in reversed(self.processes):
             process.stop()
-        if self.broker is not None:
-            self.broker.stop()
-            self.postgres.stop()
+        self.broker.stop()
+        self.postgres.stop()
 
     def server_command(self, *words: str) -> str:
         """One `fleet-server` command, as an operator would type it; what it printed."""

@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from html import escape
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, quote
 from uuid import UUID
 
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
-from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
 from fleet_server.errors import NotFound, Refused
 from fleet_server.store import bundles, decisions, devices, events, ledger, rollouts, runs, summary
@@ -94,6 +95,12 @@ def show_trace(text: str, pool: PoolOf) -> Response:
         return HTMLResponse(form.document("Trace", "Where it came from, what it led to", body, assets=ASSETS), 404)
     body = _search(text) + "".join(map(_chain, found))
     return HTMLResponse(form.document("Trace", "Where it came from, what it led to", body, assets=ASSETS))
+
+
+@router.get("/favicon.ico")
+def icon() -> FileResponse:
+    """Browsers ask for it on their own."""
+    return FileResponse(Path(__file__).with_name("static") / "icon.svg", media_type="image/svg+xml")
 
 
 def new_ledger() -> _Ledger:

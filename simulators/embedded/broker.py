@@ -68,6 +68,11 @@ class Broker(ABC):
             time.sleep(0.02)
         return self.port
 
+    @property
+    def ended(self) -> bool:
+        """True: it was started, and has ended by itself or by somebody's hand."""
+        return self._broker is not None and self._broker.ended
+
     def stop(self) -> None:
         """As a service manager would: SIGTERM."""
         if self._broker:

@@ -85,6 +85,11 @@ class EmbeddedPostgres:
             raise
         return self.dsn
 
+    @property
+    def ended(self) -> bool:
+        """True: it was started, and has ended by itself or by somebody's hand."""
+        return self._server is not None and self._server.ended
+
     def stop(self) -> None:
         """Fast shutdown, with a checkpoint; the folder is free for another owner."""
         if self._server:

@@ -15,7 +15,17 @@ from models.bundle.signing import PublicKeys
 from models.contract import messages, topics
 from models.contract.base import Message
 from models.contract.codec import Unreadable, dump, load, load_body
-from models.contract.messages import BODIES, STREAM_OF, Assignment, Body, Envelope, Offer, Receipt, ReceiptNote, ScoredWindows
+from models.contract.messages import (
+    BODIES,
+    STREAM_OF,
+    Assignment,
+    Body,
+    Envelope,
+    Offer,
+    Receipt,
+    ReceiptNote,
+    ScoredWindows,
+)
 from models.contract.schema import FILE, TRAVELS, as_text
 
 GOLDEN = Path(__file__).parent / "golden"

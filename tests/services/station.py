@@ -1,5 +1,5 @@
-"""The server's side of MQTT for tests: its ingest parts in this process, or the whole server as a process; and a device that
-keeps sending until it has a receipt, as an agent does."""
+"""The server's side of MQTT for tests: its ingest parts in this process, or the whole server as a process; and a device
+that keeps sending until it has a receipt, as an agent does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""What a device has a receipt for is in the database, once; what has none is sent again. Whatever happens in between."""
+"""What a device has a receipt for is in the database, once; what has none is sent again. Whatever happens in
+between."""
 
 from __future__ import annotations
 
@@ -246,7 +247,9 @@ def test_an_unreadable_body_is_put_aside_once_and_confirmed(
 def test_columns_that_do_not_hold_what_they_say_break_no_batch(schema: str, change: dict[str, Any]) -> None:
     broken = builders.some_scores(3).model_copy(update=change)
     with connect(schema) as conn:
-        store(conn, [message(builders.some_scores(2), 1), message(broken, 2), message(builders.some_scores(2), 3)], now())
+        store(
+            conn, [message(builders.some_scores(2), 1), message(broken, 2), message(builders.some_scores(2), 3)], now()
+        )
     assert value(schema, "SELECT count(*) FROM prediction") == 4
     assert query(schema, "SELECT seq FROM ledger WHERE quarantined") == [(2,)]
 
@@ -403,7 +406,9 @@ def test_a_dead_lock_is_tried_again(plain_station: Station, own_broker: Broker, 
         other.execute("SET deadlock_timeout = '60s'")  # so that the server's transaction is the one that is ended
         other.execute("SELECT * FROM counter FOR UPDATE")
         device.send(builders.some_scores(1))  # has the device's row, and waits for the counter's
-        waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
         eventually(lambda: value(plain_station.dsn, waiting) == 1)
         other.execute("SELECT * FROM device FOR UPDATE")
         other.commit()

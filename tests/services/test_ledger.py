@@ -59,7 +59,13 @@ def unreadable(seq: int) -> Read:
 def test_every_number_is_counted_once_and_nothing_is_missing(dsn: str) -> None:
     put(dsn, [*alarms(1, 2, 3, 7), unreadable(4)])
     # 7 is waiting and stored: its receipt is under way. 9 was evicted after it had been sent, and came all the same.
-    put(dsn, [*alarms(9), beat(1, produced=12, waiting=[[7, 8]], evicted={"age": [[5, 5], [9, 10]], "full": [[6, 6], [11, 12]]})])
+    put(
+        dsn,
+        [
+            *alarms(9),
+            beat(1, produced=12, waiting=[[7, 8]], evicted={"age": [[5, 5], [9, 10]], "full": [[6, 6], [11, 12]]}),
+        ],
+    )
     found = line(dsn)
     assert (found.produced, found.stored, found.quarantined, found.waiting) == (12, 5, 1, 1)
     assert found.evicted == {"age": 2, "full": 3}
@@ -87,7 +93,10 @@ def test_before_any_heartbeat_the_highest_number_counts(dsn: str) -> None:
 
 
 def test_each_outbox_has_an_account_of_its_own(dsn: str) -> None:
-    put(dsn, [*alarms(1), message(builders.an_event(), 1, epoch="1" * 32), message(builders.an_event(), 1, "plant1.gw2")])
+    put(
+        dsn,
+        [*alarms(1), message(builders.an_event(), 1, epoch="1" * 32), message(builders.an_event(), 1, "plant1.gw2")],
+    )
     with connect(dsn) as conn:
         lines = ledger.account(conn)
         assert [(each.device, each.epoch[0], each.stored) for each in lines] == [

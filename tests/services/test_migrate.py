@@ -28,7 +28,9 @@ def run(dsn: str, folder: Path | None = None) -> Found:
 
 
 def tables(dsn: str) -> set[str]:
-    return {row[0] for row in query(dsn, "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")}
+    return {
+        row[0] for row in query(dsn, "SELECT table_name FROM information_schema.tables WHERE table_schema = 'public'")
+    }
 
 
 def a_folder(path: Path, **files: str) -> Path:
@@ -62,7 +64,7 @@ def test_the_extension_is_taken_where_it_is_offered_and_rows_move_along(database
         offered = edition(conn)[0] != "none"
         conn.execute("DROP EXTENSION IF EXISTS timescaledb")
     # Made as on a plain server, with data in it.
-    plain = [each for each in migrations()]
+    plain = migrations()
     with psycopg.connect(database) as conn:
         for each in plain:
             conn.execute(each.sql.encode())
@@ -73,9 +75,7 @@ def test_the_extension_is_taken_where_it_is_offered_and_rows_move_along(database
             "applied_at timestamptz NOT NULL DEFAULT now())"
         )
         for each in plain:
-            conn.execute(
-                "INSERT INTO schema_migration VALUES (%s, %s, %s)", (each.number, each.name, each.sha256)
-            )
+            conn.execute("INSERT INTO schema_migration VALUES (%s, %s, %s)", (each.number, each.name, each.sha256))
     assert (run(database).edition != "none") == offered
     assert value(database, "SELECT count(*) FROM prediction") == 7
 

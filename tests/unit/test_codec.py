@@ -51,7 +51,11 @@ def test_no_bytes_at_all_get_through_or_raise_anything_else(payload: bytes) -> N
         assert found.body is not None or found.reason
 
 
-@given(st.recursive(st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    )
+)
 def test_any_json_in_an_envelope_is_read_or_refused(body: object) -> None:
     payload = json.dumps({"v": 1, "device": DEVICE, "epoch": EPOCH, "stream": "alarm", "seq": 1, "body": body}).encode()
     found = read(topics.up(DEVICE, Stream.ALARM), payload)
@@ -94,7 +98,7 @@ def test_numbers_that_are_none_never_reach_a_score(value: str) -> None:
 
 @pytest.mark.parametrize("device", ["", "+", "#", "a/b", "..", "../x", "A", "x" * 42, "\u202egw", "plant 1", "gw\n"])
 def test_odd_device_ids_are_refused_everywhere(device: str) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         topics.up(device, Stream.ALARM)
     assert topics.parse(f"pdm/v1/{device}/up/alarm") is None
     payload = json.dumps({"v": 1, "device": device, "epoch": EPOCH, "stream": "alarm", "seq": 1, "body": {}}).encode()
