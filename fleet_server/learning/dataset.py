@@ -30,6 +30,7 @@ Mask = npt.NDArray[np.bool_]
 HOLDOUT_SHARE: Final = 0.35
 WANTED_BLOCKS: Final = 4  # fault events held out, where there are enough: fewer tell little
 EMBARGO_WINDOWS: Final = 20
+MAX_EMBARGO: Final = 0.1  # of the time that the rows span
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def assemble(
     if not any(row.window_class == NORMAL for row in rows):
         raise Refused("no normal window is among the rows: there is nothing to learn what is usual from")
     ordered = sorted(rows, key=lambda row: (row.trace, row.window_class, row.asset, row.time))
-    plan = _Split(ordered, EMBARGO_WINDOWS * window.n_samples / window.rate_hz)
+    plan = _Split(ordered, _embargo_s(ordered, window))
     kept = [(row, held) for row, held in zip(ordered, plan.held, strict=True) if held is not None]
     digest = hashlib.sha256(
         json.dumps([FEATURE_SET, list(names), window.model_dump(), [s.model_dump() for s in signals]]).encode()
@@ -121,6 +122,14 @@ def assemble(
         versions=np.array([row.version for row, _ in kept], dtype=np.int64),
         summary=_summary(kept, plan, len(ordered) - len(kept)) | (notes or {}),
     )
+
+
+def _embargo_s(rows: Sequence[Row], window: WindowSpec) -> float:
+    """Time left out before what is held out, so that no two windows of one moment are on both sides. Never less than a
+    window; a short recording would otherwise be nothing but a gap."""
+    window_s = window.n_samples / window.rate_hz
+    span_s = max(row.time for row in rows) - min(row.time for row in rows)
+    return max(window_s, min(EMBARGO_WINDOWS * window_s, MAX_EMBARGO * span_s))
 
 
 def dump(data: Dataset) -> bytes:

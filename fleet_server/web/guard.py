@@ -34,6 +34,8 @@ class Guard:
         headers = Headers(scope=scope)
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and form.cross_site(headers):
             await error(403, "cross_site", "this request came from another site's page")(scope, receive, send_guarded)
+        elif b"%00" in scope.get("raw_path", b"") + b"?" + scope["query_string"]:
+            await error(422, "invalid", "there is a NUL in the address")(scope, receive, send_guarded)
         elif _too_large(headers):
             await error(413, "too_large", f"more than {MAX_BODY} bytes, or of unknown length")(
                 scope, receive, send_guarded

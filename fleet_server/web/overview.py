@@ -85,7 +85,7 @@ def _loop(facts: Facts) -> str:
         wave = f"last: version {newest['version']}, {newest['state']}"
     versions = sorted(s["versions"].items(), key=lambda item: int(item[0]))
     stations = [
-        ("Scored", s["windows"], f"windows, by {s['devices']} devices{silent}", "devices",
+        ("Scored", s["windows"], f"windows, by {_devices_word(s['devices'])}{silent}", "devices",
          "Each device cuts its sensor signals into windows and scores them itself, with or without a network."),
         ("Alarms", s["alarms"], f"{s['alarms_open']} open now", "alarms",
          "Windows that score too high in a row become one alarm, with the reasons for it."),
@@ -98,7 +98,7 @@ def _loop(facts: Facts) -> str:
         ("Rollout", sum(s["rollouts"].values()), wave, "rollouts",
          "A person approves; then devices try the new model wave by wave, beside the old one."),
         ("Running", ", ".join(f"v{version}" for version, _ in versions) or "-",
-         ", ".join(f"v{version} on {n} devices" for version, n in versions) or "on no device yet", "devices",
+         ", ".join(f"v{version} on {_devices_word(n)}" for version, n in versions) or "on no device yet", "devices",
          "A device keeps the model only if it does no harm there. Its windows begin the loop again."),
     ]  # fmt: skip
     items = "".join(
@@ -141,7 +141,7 @@ def _alarms(facts: Facts) -> str:
         )
         for row in facts.events
     ]
-    head = ("Machine", "Raised", "State", "Score#", "The model says", "People say", "")
+    head = ("Machine", "Raised", "State", "Score#", "The model says#w", "People say#w", "")
     return "<h2>Alarms</h2>" + table(head, rows, "No alarm yet.")
 
 
@@ -271,6 +271,10 @@ def _said(row: EventRow) -> str:
         return f'<span class="soft">{"nobody yet" if not row.annotations else f"{row.annotations}, not counted"}</span>'
     text = _fault(row.label_fault) or row.label_verdict.replace("_", " ")
     return f"{chip(row.label_status)} {escape(text)}"
+
+
+def _devices_word(n: int) -> str:
+    return "1 device" if n == 1 else f"{n:,} devices"
 
 
 def _gate_words(run: RunRow | None) -> str:

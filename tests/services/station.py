@@ -118,7 +118,7 @@ class Device:
         self._read += len(messages)
         for message in messages:
             if message.topic == topics.down(self.name, "receipt"):
-                receipt = self._keys.open(Receipt, load(ReceiptNote, message.payload).receipt)
+                receipt = self._keys.open(Receipt, load(ReceiptNote, bytes(message.payload)).receipt)
                 assert (receipt.device, receipt.epoch) == (self.name, self.epoch)
                 new.append(receipt)
                 for key in list(self._made):

@@ -12,7 +12,8 @@ import pytest
 from fleet_server.errors import Refused
 from fleet_server.feedback import intake
 from fleet_server.ingest.batch import store
-from fleet_server.store import annotations, labels
+from fleet_server.store import annotations as spoken
+from fleet_server.store import labels
 from fleet_server.store.migrate import migrate
 from fleet_server.store.pool import connect
 from models.contract.messages import AlarmEvent, Annotation, Phase
@@ -48,7 +49,7 @@ def label(dsn: str, subject: UUID) -> labels.LabelRow | None:
 
 def status(dsn: str, said: Annotation) -> tuple[str, str]:
     with connect(dsn) as conn:
-        row = annotations.get(conn, said.annotation_id)
+        row = spoken.get(conn, said.annotation_id)
     assert row is not None
     return row.status, row.reason
 

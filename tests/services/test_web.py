@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -146,6 +147,8 @@ def test_every_error_has_the_one_shape(shop: Shop) -> None:
         ("/api/trace/nothing", 404),
         ("/api/nothing", 404),
         (f"/annotate/{uuid.uuid4()}", 404),
+        ("/api/trace/%00", 422),
+        ("/api/events?asset=%00", 422),
     ):
         answer = shop.http.get(path)
         assert answer.status_code == status, path
@@ -363,8 +366,6 @@ def test_sigterm_ends_the_server_in_order_and_a_lifeline_does_too(server: Server
 
 
 def _serve(server: ServerProcess) -> list[str]:
-    import sys
-
     return [sys.executable, "-m", "fleet_server", "serve", "--config", str(server.config)]
 
 
@@ -381,6 +382,17 @@ def test_a_server_that_cannot_start_says_why_and_ends(server: ServerProcess) -> 
     assert server.process
     assert server.process.wait(60) == 2
     assert "keys.server" in server.log()
+
+
+def test_a_part_that_dies_ends_the_server(server: ServerProcess) -> None:
+    code = (
+        "import sys; from fleet_server.ingest.worker import Worker; Worker._run = lambda self: None; "
+        "from fleet_server.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    argv = [sys.executable, "-c", code, "serve", "--config", str(server.config)]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "a part has died, ending parts=ingest" in done.stderr
 
 
 def test_a_phone_shows_the_fleet_and_takes_an_annotation(
