@@ -136,7 +136,7 @@ def _alarms(facts: Facts) -> str:
             f"{row.score:.2f}",
             escape(f"{_fault(row.fault_class) or 'unusual'} (v{row.model_version}{', on trial' if row.trial else ''})"),
             _said(row),
-            f'<a class="button quiet" href="/annotate/{row.event_id}">Say what it was</a> '
+            f'<a class="button quiet" href="/annotate/{row.event_id}">What was it?</a> '
             f'<a href="/trace/{row.event_id}">Trace</a>',
         )
         for row in facts.events

@@ -419,7 +419,7 @@ def test_a_phone_shows_the_fleet_and_takes_an_annotation(
         expect(page.locator("#loop li").first).to_contain_text("5")
         width = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert width[0] <= width[1], "the page is wider than the phone"
-        page.get_by_role("link", name="Say what it was").click()
+        page.get_by_role("link", name="What was it?").click()
         page.get_by_text("It is a fault").click()
         page.get_by_text("Bearing worn or damaged").click()
         page.get_by_label("Your name").fill("Ada")
