@@ -1,0 +1,113 @@
+"""All assets of the device and the models they are scored with."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.detect.pipeline import Pipeline
+from edge_agent.detect.trial import Pairs
+from edge_agent.errors import BundleRejected
+from models.bundle.files import BadBundle, Bundle
+from models.contract.messages import (
+    AssetHealth,
+    Body,
+    TrialReport,
+)
+from models.features.extract import warm_up
+from models.scoring import Scorer
+
+
+class Detector:
+    """All assets of the device, and the models they are scored with. The Engine of a Rollout."""
+
+    def __init__(self, pipelines: Sequence[Pipeline], put: Callable[[list[Body]], object]) -> None:
+        self.pipelines = {p.asset.id: p for p in pipelines}
+        self._put = put
+        self._lock = threading.RLock()  # a model is changed between two windows, never within one
+        self._pairs = Pairs()
+        for p in pipelines:
+            warm_up(len(p.signals), p.spec.n_samples)
+
+    def feed(self, asset: str, times: NDArray[np.float64], values: NDArray[np.float32]) -> None:
+        """A block of samples; what comes of it is in the outbox when this returns."""
+        with self._lock:
+            bodies = list(self.pipelines[asset].feed(times, values, self._pairs))
+        if bodies:
+            self._put(bodies)
+
+    def begin_recording(self, asset: str) -> None:
+        """The next block of this asset is the first of another recording."""
+        with self._lock:
+            self.pipelines[asset].begin_recording()
+
+    def flush(self, force: bool = False) -> None:
+        """Send the prediction logs that are due."""
+        with self._lock:
+            bodies = [body for p in self.pipelines.values() for body in p.flush(force)]
+        if bodies:
+            self._put(bodies)
+
+    def health(self) -> dict[str, AssetHealth]:
+        with self._lock:
+            return {asset: p.health() for asset, p in self.pipelines.items()}
+
+    def latencies(self) -> tuple[float, float] | None:
+        """Median and 99th percentile, in microseconds, of the last windows: complete to decision."""
+        with self._lock:
+            all_us = [us for p in self.pipelines.values() for us in p.latencies]
+        if not all_us:
+            return None
+        return float(np.percentile(all_us, 50)), float(np.percentile(all_us, 99))
+
+    # -- the Engine of a Rollout --------------------------------------------------------------------------------
+
+    def check(self, bundle: Bundle) -> None:
+        """Raises BundleRejected unless it loads, fits every asset and gives its golden scores."""
+        try:
+            scorer = Scorer(bundle)
+            scorer.check_canary()
+        except BadBundle as exc:
+            raise BundleRejected(f"{bundle.manifest.name} {bundle.manifest.version}", str(exc)) from exc
+        for pipeline in self.pipelines.values():
+            pipeline.judge(scorer)
+
+    def run(self, bundle: Bundle) -> None:
+        scorer = Scorer(bundle)
+        judges = {asset: p.judge(scorer) for asset, p in self.pipelines.items()}
+        with self._lock:
+            for asset, p in self.pipelines.items():
+                promoted = p.candidate if p.candidate and p.candidate.scorer.bundle.sha256 == bundle.sha256 else None
+                if (
+                    p.current and p.current.open
+                ):  # an open alarm goes on; the new model ends it by the rule, or does not
+                    judges[asset].open = True
+                p.current, p.candidate = promoted or judges[asset], None
+        self.flush(force=True)
+
+    def try_out(self, bundle: Bundle) -> None:
+        scorer = Scorer(bundle)
+        judges = {asset: p.judge(scorer) for asset, p in self.pipelines.items()}
+        with self._lock:
+            self._pairs = Pairs()
+            for asset, p in self.pipelines.items():
+                p.candidate = judges[asset]
+
+    def end_trial(self) -> None:
+        with self._lock:
+            for p in self.pipelines.values():
+                p.candidate = None
+        self.flush(force=True)
+
+    def trial(self) -> TrialReport | None:
+        with self._lock:
+            on_trial = any(p.candidate for p in self.pipelines.values())
+            return self._pairs.report() if on_trial else None
+
+    def mean_shift(self) -> float:
+        with self._lock:
+            return statistics.fmean(self._pairs.quiet_shifts or [0.0])

@@ -1,0 +1,158 @@
+"""One model and one asset: what is normal there, how unusual a window is, and whether that is an alarm."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import math
+import statistics
+import time
+import zipfile
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.bundles import write_whole
+from edge_agent.errors import BundleRejected
+from models import selfref
+from models.bundle.files import BadBundle
+from models.contract.features import vector_names
+from models.contract.messages import (
+    Driver,
+)
+from models.contract.signals import Signal, WindowSpec
+from models.scoring import Scored, Scorer
+
+N_DRIVERS: Final = 5
+
+
+class Seen(NamedTuple):
+    """What one judge makes of one window."""
+
+    scored: Scored
+    smooth: float  # the median of the last scores: what the alarm rule looks at
+    over: bool  # smooth is at or over the threshold
+    open: bool  # an episode is open
+    latency_us: float
+
+
+class Judge:
+    """One model and one asset: reference, smoothing, hysteresis."""
+
+    def __init__(
+        self, asset: str, scorer: Scorer, signals: tuple[Signal, ...], spec: WindowSpec, folder: Path | None
+    ) -> None:
+        """Raises BundleRejected if the bundle does not fit the asset."""
+        manifest = scorer.manifest
+        names = [s.name for s in signals]
+        if manifest.window is not None and manifest.window != spec:
+            raise BundleRejected(manifest.name, f"trained on windows of {manifest.window}, this asset has {spec}")
+        if manifest.signals is not None and not {s.name for s in manifest.signals} <= set(names):
+            raise BundleRejected(manifest.name, f"it needs signals {', '.join(s.name for s in manifest.signals)}")
+        try:
+            self._positions = scorer.positions(vector_names(names))
+        except BadBundle as exc:
+            raise BundleRejected(manifest.name, str(exc)) from exc
+        self.scorer, self.rule = scorer, manifest.alarm
+        self._names = vector_names(names)
+        self._recent: deque[float] = deque(maxlen=self.rule.smooth)
+        self._over = self._under = 0
+        self.open = False
+        self._selection = selfref.select(names, spec.rate_hz)
+        self._overlap = max(1.0, spec.n_samples / spec.hop)
+        self._learned: list[NDArray[np.float64]] = []
+        self._to_learn = math.ceil(manifest.novelty.learn * self._overlap)
+        self._file = folder / f"{_reference_name(asset, names, spec, scorer.bundle.sha256)}.npz" if folder else None
+        self.reference = self._load_reference() if scorer.learns_on_device else None
+
+    @property
+    def learning(self) -> bool:
+        return self.scorer.learns_on_device and self.reference is None
+
+    def learn(self, vector: NDArray[np.float64]) -> None:
+        """One more window of what is normal; enough of them, and learning is over."""
+        self.gather(vector)
+        if len(self._learned) >= self._to_learn:
+            with contextlib.suppress(selfref.TooFew):  # the settings asked for fewer than it takes: go on learning
+                self.finish_learning()
+
+    def gather(self, vector: NDArray[np.float64]) -> None:
+        """One more window of what is normal."""
+        self._learned.append(vector.copy())
+
+    def learn_anew(self, n_windows: int) -> None:
+        """Forget what is normal, and learn it from the next `n_windows`."""
+        self.reference, self._to_learn = None, n_windows
+        self._learned.clear()
+        self._recent.clear()
+        self._over = self._under = 0
+        self.open = False
+
+    def finish_learning(self) -> None:
+        """Fix what is normal by the windows seen so far. Raises selfref.TooFew."""
+        self.reference = selfref.fit(np.array(self._learned), self._selection, self._overlap)
+        self._learned.clear()
+        if self._file:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self._file.with_suffix(".tmp.npz")
+            np.savez(temporary, **self.reference._asdict())
+            write_whole(self._file, temporary.read_bytes())
+            temporary.unlink()
+
+    def see(self, vector: NDArray[np.float64]) -> Seen:
+        """Score one window and move the episode along."""
+        began = time.perf_counter()
+        inputs = self._selection.apply(vector) if self.reference is not None else vector[self._positions]
+        scored = self.scorer.score(inputs, self.reference)
+        self._recent.append(scored.score if math.isfinite(scored.score) else 0.0)
+        smooth = statistics.median(self._recent) if len(self._recent) > 1 else self._recent[0]
+        over = smooth >= self.rule.raise_at
+        self._over = self._over + 1 if over else 0
+        self._under = self._under + 1 if smooth < self.rule.clear_at else 0
+        if not self.open:
+            self.open = self._over >= self.rule.raise_after
+        elif self._under >= self.rule.clear_after:
+            self.open = False
+        return Seen(scored, smooth, over, self.open, (time.perf_counter() - began) * 1e6)
+
+    def drivers(self, vector: NDArray[np.float64]) -> tuple[Driver, ...]:
+        """The features furthest from what is usual, in usual spreads."""
+        if self.reference is not None:
+            indexes = self._selection.indexes
+            values, usual = self._selection.apply(vector), self.reference.center
+            norms = np.linalg.norm(self.reference.whiten, axis=1)
+            off = np.abs(values - usual) * norms
+            logarithm = self._selection.logarithm  # people read the value, not its logarithm
+            values = np.where(logarithm, 10.0 ** np.where(logarithm, values, 0.0), values)
+            usual = np.where(logarithm, 10.0 ** np.where(logarithm, usual, 0.0), usual)
+        elif self.scorer.manifest.usual:
+            indexes = self._positions
+            values = vector[indexes]
+            usual = np.array([u.center for u in self.scorer.manifest.usual])
+            off = np.abs(values - usual) / np.array([u.spread for u in self.scorer.manifest.usual])
+        else:
+            return ()
+        top = [i for i in np.argsort(-off)[:N_DRIVERS] if math.isfinite(off[i]) and off[i] > 0]
+        return tuple(
+            Driver(
+                feature=self._names[indexes[i]], value=float(values[i]), usual=float(usual[i]), deviation=float(off[i])
+            )
+            for i in top
+        )
+
+    def _load_reference(self) -> selfref.Reference | None:
+        if self._file is None or not self._file.exists():
+            return None
+        try:
+            with np.load(self._file) as stored:
+                return selfref.Reference(stored["center"], stored["whiten"], float(stored["limit"]))
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            return None  # an unreadable one is learned again
+
+
+def _reference_name(asset: str, signals: Sequence[str], spec: WindowSpec, sha256: str) -> str:
+    return hashlib.sha256(repr((asset, tuple(signals), spec.model_dump(), sha256)).encode()).hexdigest()[:24]

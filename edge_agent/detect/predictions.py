@@ -1,0 +1,62 @@
+"""The prediction log: every scored window, packed in columns."""
+
+from __future__ import annotations
+
+import math
+import time
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+import numpy as np
+
+from edge_agent.detect.judge import Seen
+from models.contract.base import ModelRef
+from models.contract.messages import (
+    Column,
+    ScoredWindows,
+)
+from models.windows import Window
+
+LOG_WINDOWS: Final = 256  # the log is sent when so many windows are in it,
+LOG_SECONDS: Final = 2.0  # or when the first of them is so old
+
+
+class PredictionLog:
+    """The prediction log of one asset and model, in columns."""
+
+    def __init__(self, asset: str, model: ModelRef, classes: tuple[str, ...]) -> None:
+        self.asset, self.model, self.classes = asset, model, classes
+        self._rows: list[tuple[UUID, float, float, float, bool, int, float]] = []
+        self._since = math.inf
+
+    def add(self, trace: UUID, window: Window, seen: Seen) -> None:
+        fault = self.classes.index(seen.scored.fault_class) if seen.over and seen.scored.fault_class else 255
+        self._rows.append((trace, window.start, window.end, seen.scored.score, seen.over, fault, seen.latency_us))
+        self._since = min(self._since, time.monotonic())
+
+    @property
+    def due(self) -> bool:
+        return len(self._rows) >= LOG_WINDOWS or time.monotonic() - self._since > LOG_SECONDS
+
+    def take(self) -> ScoredWindows | None:
+        """The message, and an empty log."""
+        rows, self._rows, self._since = self._rows, [], math.inf
+        if not rows:
+            return None
+        traces, starts, ends, scores, over, faults, latencies = zip(*rows, strict=True)
+        return ScoredWindows(
+            trace_id=traces[-1],
+            made_at=datetime.now(UTC),
+            asset=self.asset,
+            model=self.model,
+            n=len(rows),
+            trace=Column.of("uuid", b"".join(t.bytes for t in traces)),
+            start_us=Column.of("i8", (np.array(starts) * 1e6).round().astype("<i8").tobytes()),
+            end_us=Column.of("i8", (np.array(ends) * 1e6).round().astype("<i8").tobytes()),
+            score=Column.of("f4", np.array(scores, "<f4").tobytes()),
+            alarm=Column.of("u1", np.array(over, "u1").tobytes()),
+            fault_class=Column.of("u1", np.array(faults, "u1").tobytes()),
+            latency_us=Column.of("f4", np.array(latencies, "<f4").tobytes()),
+            classes=self.classes,
+        )
