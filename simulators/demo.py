@@ -25,7 +25,7 @@ from typing import Any
 
 from models.bundle.signing import SigningKey
 from simulators import fleet
-from simulators.embedded.broker import embedded_broker
+from simulators.embedded.broker import Kind, embedded_broker
 from simulators.embedded.postgres import EmbeddedPostgres
 from simulators.embedded.processes import Lifeline, Process, free_port, http_ready
 from simulators.harmful import make_harmful
@@ -43,7 +43,7 @@ class Stopped(Exception):
 class Demo:
     """The processes, the figures they show, and the terminal."""
 
-    def __init__(self, home: Path, seed: int) -> None:
+    def __init__(self, home: Path, seed: int, broker: Kind = "auto") -> None:
         self.home, self.seed = home, seed
         self.began = time.monotonic()
         self.stopping = threading.Event()
@@ -51,7 +51,7 @@ class Demo:
         self.processes: list[Process] = []
         self.ends: Counter[str] = Counter()
         self.postgres = EmbeddedPostgres(home / "postgres")
-        self.broker = embedded_broker(home / "broker")
+        self.broker = embedded_broker(home / "broker", prefer=broker)
         self.url = ""
         self.server_toml = home / "server.toml"
         self.approval_key = home / "approver" / "approval.pem"  # never in the server's folder: it is a person's
@@ -306,12 +306,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="end when the loop has closed; the last line is JSON")
     parser.add_argument("--home", type=Path, default=Path(".demo"), help="folder for everything it makes")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--broker",
+        choices=("auto", "mosquitto", "iotcore"),
+        default="auto",
+        help="auto: mosquitto where it is installed, else the embedded one",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """The demo."""
-    demo = Demo(args.home.resolve(), args.seed)
+    demo = Demo(args.home.resolve(), args.seed, args.broker)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: demo.stopping.set())
     try:
