@@ -14,7 +14,9 @@ from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
 
 from fleet_server.errors import Refused
 from fleet_server.learning.dataset import Dataset, Floats
-from fleet_server.learning.training import Distance, Fitted
+from fleet_server.learning.training import Distance, Fitted, self_reference
+from models import selfref
+from models.baseline.build import novelty_onnx
 from models.bundle.files import Bundle, Canary, CanaryCase, pack, unpack
 from models.bundle.manifest import Classifier, Novelty, Origin
 from models.contract.features import FEATURE_SET
@@ -66,6 +68,46 @@ def export(
     scorer = Scorer(bundle)
     scorer.check_canary()
     return bundle, _prove(scorer, fitted, data)
+
+
+def export_self_learning(
+    data: Dataset, *, name: str, version: int, created_at: datetime, origin: Origin, asset_kind: str | None = None
+) -> Bundle:
+    """A bundle that holds no limits: each asset's own first windows set them, on the device.
+
+    Raises:
+        Refused: no machine has enough normal windows to make golden scores from.
+    """
+    names, counts = np.unique(data.assets[data.classes == NORMAL], return_counts=True)
+    machine = str(names[np.argmax(counts)])
+    selection, reference, alarm = self_reference(data, machine)
+    normal = selection.apply(data.vectors[data.classes == NORMAL])
+    cases = tuple(
+        CanaryCase(
+            vector=tuple(map(float, vector.astype(np.float32))),
+            score=float(selfref.score(vector.astype(np.float32), reference)),
+            center=tuple(map(float, reference.center)),
+            whiten=tuple(tuple(map(float, row)) for row in reference.whiten),
+            limit=reference.limit,
+        )
+        for vector in normal[np.linspace(0, len(normal) - 1, 6).astype(int)]
+    )
+    manifest = {
+        "name": name,
+        "version": version,
+        "created_at": created_at,
+        "asset_kind": asset_kind,
+        "signals": data.signals,
+        "window": data.window,
+        "feature_set": FEATURE_SET,
+        "novelty": Novelty(calibration="self"),
+        "alarm": alarm,
+        "origin": origin,
+    }
+    # Looser than for trained models: a device computes the reference in float64 and scores it in float32.
+    bundle = unpack(pack(manifest, {"novelty.onnx": novelty_onnx()}, Canary(tolerance=1e-3, cases=cases)))
+    Scorer(bundle).check_canary()
+    return bundle
 
 
 def _novelty(fitted: Fitted) -> bytes:

@@ -103,16 +103,19 @@ def train(path: Path, version: int | None = None) -> Result:
     names = vector_names(signal.name for signal in signals)
     data = dataset.assemble(rows, names, spec, signals, {"left_out": dict(+seen)})
     fitted = training.fit(data)
-    bundle, proof = export.export(
-        fitted,
-        data,
-        name=config.name,
-        version=version or config.version,
-        created_at=datetime.now(UTC),
-        asset_kind=config.asset_kind,
-        origin=Origin(trained_on="files", dataset=data.sha256, windows=int((~data.holdout).sum())),
-    )
-    return Result(bundle, data, fitted, _summary(bundle, data, fitted, proof))
+    said: dict[str, Any] = {
+        "name": config.name,
+        "version": version or config.version,
+        "created_at": datetime.now(UTC),
+        "asset_kind": config.asset_kind,
+        "origin": Origin(trained_on="files", dataset=data.sha256, windows=int((~data.holdout).sum())),
+    }
+    bundle, proof = export.export(fitted, data, **said)
+    summary = _summary(bundle, data, fitted, proof)
+    if training.machines_differ(data):
+        bundle = export.export_self_learning(data, **said)
+        summary |= {"sha256": bundle.sha256, "bytes": len(bundle.data), "learns_on_device": True}
+    return Result(bundle, data, fitted, summary)
 
 
 def _load(path: Path) -> Files:
@@ -313,6 +316,7 @@ def _summary(bundle: Bundle, data: Dataset, fitted: Fitted, proof: dict[str, Any
         "training": fitted.facts,
         "held_out_false_alarms": _share(alarm[held & normal]),
         "held_out_missed": _share(~alarm[held & ~normal]),
+        "learns_on_device": False,
         "onnx": proof,
         "groups": groups,
     }
@@ -320,6 +324,12 @@ def _summary(bundle: Bundle, data: Dataset, fitted: Fitted, proof: dict[str, Any
 
 def _share(rows: npt.NDArray[np.bool_]) -> float | None:
     return round(float(rows.mean()), 4) if rows.size else None
+
+
+LEARNS_THERE: Final = (
+    "normal differs more between the machines than on one of them: one limit for all (below) would see little, so\n"
+    "the bundle learns what is normal on each machine, from its own first windows"
+)
 
 
 def as_text(summary: dict[str, Any]) -> str:
@@ -331,6 +341,7 @@ def as_text(summary: dict[str, Any]) -> str:
         f" signals {', '.join(summary['signals'])}",
         f"{data['rows']} windows used, held out by {data['split']}; left out: {data['left_out'] or 'none'}",
         f"novelty: {summary['training']['novelty']}; classifier: {summary['training']['classifier']}",
+        *([LEARNS_THERE] if summary["learns_on_device"] else []),
         *([f"not judged, too little of it: {', '.join(data['not_judged'])}"] if data["not_judged"] else []),
         "",
         f"{'machine':24} {'class':16} {'side':8} {'windows':>8} {'over limit':>10}  named",

@@ -42,6 +42,7 @@ SAME: Final = 0.995  # correlation from which on the second feature says nothing
 NORMAL_WEIGHTS: Final = (1.0, 3.0, 9.0, 27.0)  # of "normal", where all faults together weigh 1
 NOISY: Final = 0.05  # share of held-out normal windows that a classifier may call a fault
 CALIBRATE: Final = (100, 10)  # rows and blocks of every class, from which on probabilities are calibrated
+MACHINES_DIFFER: Final = 4.0  # variance between machines over variance on one: twice its spread
 AT_MEDIAN: Final = 2.2  # the median normal window scores 1 / (1 + e^2.2) = 0.1
 
 
@@ -180,6 +181,32 @@ def _distance(data: Dataset, normal: Mask) -> tuple[npt.NDArray[np.intp], Distan
     model = Distance(reference)
     positions = selection.indexes.astype(np.intp)
     return positions, model, -float(np.log(reference.limit)), 1.0, {"novelty": "distance"}
+
+
+def machines_differ(data: Dataset) -> bool:
+    """True if most signals' levels lie further apart between machines than they move on one machine. One limit for all
+    would then be so wide that it sees little, and what is normal is better learned on each machine."""
+    normal = data.classes == NORMAL
+    machines = np.unique(data.assets[normal])
+    if len(machines) < 2 or len(data.faults) or data.window.rate_hz > selfref.SLOW_HZ:
+        return False
+    levels = [i for i, name in enumerate(data.names) if name.endswith(".mean")]
+    groups = [data.vectors[np.ix_(normal & (data.assets == machine), levels)] for machine in machines]
+    between = np.var([np.median(group, axis=0) for group in groups], axis=0)
+    within = np.median([group.var(axis=0) for group in groups], axis=0)
+    return bool(np.median(between / np.maximum(within, 1e-300)) > MACHINES_DIFFER)
+
+
+def self_reference(data: Dataset, machine: str) -> tuple[selfref.Selection, selfref.Reference, AlarmRule]:
+    """What one machine's own normal windows teach, as a device will learn it. Raises Refused: too few."""
+    rows = np.flatnonzero((data.classes == NORMAL) & (data.assets == machine))
+    selection = selfref.select([signal.name for signal in data.signals], data.window.rate_hz)
+    ordered = rows[np.argsort(data.times[rows], kind="stable")]
+    try:
+        reference = selfref.fit(data.vectors[ordered], selection, data.window.n_samples / data.window.hop)
+    except selfref.TooFew as exc:
+        raise Refused(str(exc)) from exc
+    return selection, reference, AlarmRule(raise_after=1, clear_after=3, smooth=5)
 
 
 def _folds(assets: npt.NDArray[np.str_], times: Floats) -> Iterator[tuple[Mask, Mask]]:

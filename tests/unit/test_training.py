@@ -143,6 +143,21 @@ def test_what_is_known_to_be_normal_is_enough(tmp_path: Path) -> None:
     assert set(result.data.classes) == {NORMAL}
 
 
+@pytest.mark.parametrize(("apart", "calibration"), [(0.0, "trained"), (40.0, "self")])
+def test_where_machines_differ_more_than_one_moves_each_learns_its_own_normal(
+    tmp_path: Path, apart: float, calibration: str
+) -> None:
+    rng = np.random.default_rng(5)
+    for k in range(4):
+        rows = rng.normal([3.0 + apart * k, 12.0 - apart * k], 0.1, size=(400, 2))
+        lines = [f"{second},{a:.3f},{b:.3f}" for second, (a, b) in enumerate(rows)]
+        (tmp_path / f"{k}.csv").write_text("\n".join(["time_s,pressure,current", *lines]))
+    reading = 'reading = { time = "time_s", time_unit = "s" }'
+    result = trained(tmp_path, f'name = "pump"\n[[recording]]\npath = "*.csv"\nnormal_rows = 400\n{reading}\n')
+    assert result.bundle.manifest.novelty.calibration == calibration
+    assert result.summary["learns_on_device"] is (calibration == "self")
+
+
 def test_fast_archives_with_a_fault_each(tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     for k in range(3):
