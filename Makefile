@@ -5,7 +5,7 @@ VENV   = .venv
 PY     = $(VENV)/bin/python
 PIP    = $(PY) -m pip install --disable-pip-version-check --retries 5 -c constraints.txt
 
-.PHONY: help demo test unit bench lint clean
+.PHONY: help demo test unit bench lint edge clean
 
 help:
 	@echo "make demo         the whole loop on this machine; ONCE=1 ends when it has closed"
@@ -13,6 +13,7 @@ help:
 	@echo "make unit         the tests that need no server: seconds"
 	@echo "make bench        speed of kernels and ingest; ONLY=name runs one"
 	@echo "make lint         style, types, who may import whom"
+	@echo "make edge         the edge extra alone, installed into an empty environment, runs"
 	@echo "make clean        removes what these made, except $(VENV)"
 
 demo: $(VENV)/.ready-demo
@@ -32,6 +33,13 @@ lint: $(VENV)/.ready
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
+
+edge: $(VENV)/.made
+	rm -rf build/edge && $(PY) -m venv build/edge
+	build/edge/bin/pip install --quiet --disable-pip-version-check -c constraints.txt '.[edge]'
+	build/edge/bin/edge-agent run --once --config docs/examples/csv.toml
+	build/edge/bin/edge-agent status --config docs/examples/csv.toml
+	@! build/edge/bin/pip list 2>/dev/null | grep -iE '^(fastapi|psycopg|scikit-learn|skl2onnx|dbos) ' || (echo "the edge extra pulls in the server's" >&2; exit 1)
 
 clean:
 	rm -rf .demo build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

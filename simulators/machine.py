@@ -82,25 +82,29 @@ class Pump:
         self._coming = plan.episodes()
         self._episodes = [next(self._coming)]
         self._n = 0
+        self.calm_s = 0.0  # spent in calm: by so much everything that happens is later than planned
         self._phase = self._random.uniform(0, 2 * np.pi, 3)
         self._size = self._random.uniform(0.9, 1.1, 3)  # no two pumps are alike
         self._next_hit = 0.0
         self._tail: NDArray[np.float64] = np.zeros(int(12 * RING_S * rate_hz))
 
-    def block(self, n: int) -> tuple[NDArray[np.float32], list[Episode]]:
-        """The next `n` samples and the episodes that touch them.
+    def block(self, n: int, calm: bool = False) -> tuple[NDArray[np.float32], list[Episode]]:
+        """The next `n` samples and the episodes that touch them. In calm nothing happens: the plan waits.
 
         Returns:
-            float32[3, n] in the order of SIGNALS, and the episodes.
+            float32[3, n] in the order of SIGNALS, and the episodes, in seconds of the plan.
         """
         t = (self._n + np.arange(n)) / self._rate
         self._n += n
-        while self._episodes[-1].start <= t[-1]:
+        if calm:
+            self.calm_s += n / self._rate
+        planned = t - self.calm_s
+        while self._episodes[-1].start <= planned[-1]:
             self._episodes.append(next(self._coming))
-        now = [e for e in self._episodes if e.start <= t[-1] and e.end > t[0]]
-        self._episodes = [e for e in self._episodes if e.end > t[0]]
+        now = [e for e in self._episodes if e.start <= planned[-1] and e.end > planned[0] and not calm]
+        self._episodes = [e for e in self._episodes if e.end > planned[0]]
         wear, imbalance, load = (
-            sum((e.strength(t) for e in now if e.kind == kind), np.zeros(n))
+            sum((e.strength(planned) for e in now if e.kind == kind), np.zeros(n))
             for kind in ("bearing", "imbalance", "high_load")
         )
         angle = 2 * np.pi * SHAFT_HZ * t

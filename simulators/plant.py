@@ -48,6 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--truth", type=Path, required=True, help="file to write what really happened to")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quiet", type=float, default=12.0, metavar="S", help="seconds before anything happens")
+    parser.add_argument("--calm-until", type=Path, metavar="FILE", help="and not before this file is there")
     parser.set_defaults(run=run)
 
 
@@ -67,10 +68,11 @@ def run(args: argparse.Namespace) -> int:
     started, began = time.time(), time.monotonic()
     blocks = 0
     while not stop.wait(max(0.0, began + (blocks + 1) * BLOCK / RATE_HZ - time.monotonic())):
+        calm = args.calm_until is not None and not args.calm_until.exists()
         for asset, pump in pumps.items():
-            samples, episodes = pump.block(BLOCK)
+            samples, episodes = pump.block(BLOCK, calm)
             for episode in episodes:
-                truth.add(asset, episode, started)
+                truth.add(asset, episode, started + pump.calm_s)
             payload = {
                 "t": round(started + blocks * BLOCK / RATE_HZ, 6),
                 "rate_hz": RATE_HZ,
