@@ -42,7 +42,7 @@ edge: $(VENV)/.made
 	@! build/edge/bin/pip list 2>/dev/null | grep -iE '^(fastapi|psycopg|scikit-learn|skl2onnx|dbos) ' || (echo "the edge extra pulls in the server's" >&2; exit 1)
 
 clean:
-	rm -rf .demo build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .demo .demo.lock build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name $(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The demo needs no tools, so its environment is made without them and the tests add theirs.

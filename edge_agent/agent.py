@@ -93,9 +93,8 @@ class Agent:
             app = make_app(self, self.journal, self.detector.health)
             page = PageServer(app, self.config.form.host, self.config.form.port)
             self._start("page", page.loop)
-            if url := page.url(self.stopping):
-                self._tell(f"page: {url}/")
-                write_whole(self.config.state_dir / "page.json", json.dumps({"url": url}).encode())
+            self._tell(f"page: {page.url}/")
+            write_whole(self.config.state_dir / "page.json", json.dumps({"url": page.url}).encode())
         readers = [self._start(f"source-{a.id}", partial(self._read, a)) for a in self.config.asset]
         self._start("rollout", self.rollout.loop)
         if self._uplink:

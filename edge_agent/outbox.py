@@ -114,14 +114,12 @@ class Outbox:
 
     def after(self, stream: Stream, seq: int, limit: int) -> list[Row]:
         """The next rows of a stream that wait, in order. A row that is not what was written is put aside."""
-        with self._transaction() as db:
-            rows = db.execute(
+        with self._lock:  # only a read, many times a second: it must not take the file from those who write
+            rows = self._db.execute(
                 "SELECT seq, crc, body FROM row WHERE stream = ? AND seq > ? ORDER BY seq LIMIT ?", (stream, seq, limit)
             ).fetchall()
-            damaged = [(n, body) for n, crc, body in rows if zlib.crc32(body) != crc]
-            for n, body in damaged:
-                db.execute("INSERT OR REPLACE INTO damaged VALUES (?, ?, ?)", (stream, n, body))
-                self._remove(stream, [(n, n)], cause="damaged")
+        if damaged := [(n, body) for n, crc, body in rows if zlib.crc32(body) != crc]:
+            self._put_aside(stream, damaged)
         return [Row(stream, n, bytes(body)) for n, crc, body in rows if zlib.crc32(body) == crc]
 
     def stored(self, stream: Stream, ranges: Iterable[SeqRange]) -> int:
@@ -167,6 +165,12 @@ class Outbox:
             )
             for stream, produced, n_bytes in sequence
         }
+
+    def _put_aside(self, stream: Stream, damaged: Iterable[tuple[int, bytes]]) -> None:
+        with self._transaction() as db:
+            for seq, body in damaged:
+                if self._remove(stream, [(seq, seq)], cause="damaged"):  # else somebody else has done so
+                    db.execute("INSERT OR REPLACE INTO damaged VALUES (?, ?, ?)", (stream, seq, body))
 
     # -- inside a transaction -----------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import threading
+import logging
+import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from html import escape
@@ -21,11 +22,13 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from edge_agent.annotate import Episode, Journal
+from edge_agent.errors import AgentError
 from models import form
 from models.contract.base import Stream
 from models.contract.codec import Unreadable, load
 from models.contract.messages import Annotation, AssetHealth
 
+log = logging.getLogger(__name__)
 MAX_FORM = 64 * 1024  # bytes
 
 
@@ -113,24 +116,28 @@ class PageServer:
     """uvicorn in a thread of the agent's."""
 
     def __init__(self, app: Starlette, host: str, port: int) -> None:
-        config = uvicorn.Config(app, host=host, port=port, log_level="warning", access_log=False, lifespan="off")
-        self._server = uvicorn.Server(config)
-        self._host = host
+        """Listens from here on. A port that is taken is no reason not to watch machines: then it is a free one.
+
+        Raises:
+            AgentError: this host is none of the device's.
+        """
+        try:
+            self._socket = socket.create_server((host, port))
+        except OSError as taken:
+            try:
+                self._socket = socket.create_server((host, 0))
+            except OSError as exc:
+                raise AgentError(f"the page can not listen on {host}: {exc.strerror}") from exc
+            log.warning("page on another port", extra={"wanted": port, "reason": taken.strerror})
+        self.url = f"http://{host}:{self._socket.getsockname()[1]}"
+        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
 
     def loop(self) -> None:
         """Until `stop`."""
-        self._server.run()
+        self._server.run(sockets=[self._socket])
 
     def stop(self) -> None:
         self._server.should_exit = True
-
-    def url(self, wait: threading.Event) -> str | None:
-        """The address once it listens; None if `wait` is set before that."""
-        while not self._server.started:
-            if wait.wait(0.02):
-                return None
-        port = self._server.servers[0].sockets[0].getsockname()[1]
-        return f"http://{self._host}:{port}"
 
 
 async def _guard(request: Request, call_next: RequestResponseEndpoint) -> Response:

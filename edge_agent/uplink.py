@@ -62,13 +62,12 @@ class Uplink:
         self.device, self._broker, self._keys, self._outbox = device, broker, server_keys, outbox
         self._offer, self._counters, self._receipt_s = offer, counters, receipt_s
         self._stop = threading.Event()
-        self._inbox: queue.Queue[tuple[str, Any]] = queue.Queue(INBOX)
+        self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._sent: dict[tuple[Stream, int], _Sent] = {}
         self._times: Counter[tuple[Stream, int]] = Counter()
         self._cursor = dict.fromkeys(Stream, 0)
         self._mids: dict[int, tuple[Stream, int]] = {}
         self._max_packet = MAX_PAYLOAD
-        self._last_packet = time.monotonic()
         self.connected = False
         self._client = self._make_client()
 
@@ -122,10 +121,11 @@ class Uplink:
         return client
 
     def _queue(self, what: str, value: Any) -> None:
-        try:
-            self._inbox.put_nowait((what, value))
-        except queue.Full:  # receipts come again with the rows; nothing is lost
+        # Only messages can be a flood, and they come again. A connection is told once: it must be heard.
+        if what == "message" and self._inbox.qsize() >= INBOX:
             self._counters["uplink_inbox_full"] += 1
+        else:
+            self._inbox.put((what, value))
 
     # -- our thread ---------------------------------------------------------------------------------------------
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -266,3 +268,19 @@ def _put(url: str, body: dict[str, object], **headers: str) -> int:
             return int(answer.status)
     except urllib.error.HTTPError as exc:
         return exc.code
+
+
+def test_a_page_whose_port_is_taken_does_not_stop_the_watching(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        config = folder / "agent.toml"
+        config.write_text(config.read_text().replace("[form]\nport = 0", f"[form]\nport = {port}"))
+        agent = an_agent(folder)
+        try:
+            agent.start()
+            eventually(lambda: "ALARM" in agent.tail(), timeout=30, message=agent.tail())
+            url = re.findall(r"page: (\S+)/", (folder / "agent.log").read_text())[0]
+            assert not url.endswith(f":{port}")
+            assert http_ready(f"{url}/api/status")
+        finally:
+            agent.stop()
