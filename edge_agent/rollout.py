@@ -398,8 +398,8 @@ class Rollout:
                 return
         if reason:
             self._engine.end_trial()
-            self.memory.set(failed=sorted({*self.memory.get("failed", []), assignment.model.sha256}))
-            self._take(Event.WORSE, reason, report)
+            failed = sorted({*self.memory.get("failed", []), assignment.model.sha256})
+            self._take(Event.WORSE, reason, report, failed=failed)
         else:
             self._activate(self.store.load(assignment.model.sha256), Event.HEALTHY, "no limit was crossed", report)
 

@@ -137,7 +137,7 @@ class Demo:
             self._launch(f"agent-{member.device}", member.argv())
         self._launch("technicians", [*people, *seed, "--forms", *(f"{m.asset}={m.form}" for m in members)])
         self.until("first data", lambda: self.get("/api/summary")["devices"] > 0)
-        self.say("first data: a heartbeat went from outbox to broker to database, and its signed receipt back")
+        self.say("first data: a heartbeat is in the database, by way of outbox and broker")
         self.until("all agents", lambda: self.get("/api/summary")["devices"] == N_AGENTS)
         self.say(f"all {N_AGENTS} agents are heard; each learns what is normal on its own pump")
         self.until("the agents to learn", lambda: all(map(has_learned, members)))
@@ -253,13 +253,9 @@ class Demo:
         return ledger if ledger["closed"] else None
 
     def _summary(self, good: int, harmful: int, ledger: dict[str, Any]) -> dict[str, Any]:
-        steps = self.get("/api/rollouts")["rollouts"]
-        ever_verified = any(
-            a["step"] == "active"
-            for r in steps
-            if r["version"] == harmful and r["mode"] == "trial"
-            for a in r["assignments"]
-        )
+        bad = {model["sha256"] for model in self.get("/api/models")["models"] if model["version"] == harmful}
+        steps = self.get("/api/steps?limit=1000")["steps"]
+        ever_verified = any(step["sha256"] in bad and step["step"] == "active" for step in steps)
         s = self.get("/api/summary")
         return {
             "loop_closed": ledger["closed"] and not ever_verified,

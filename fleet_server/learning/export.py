@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -14,7 +15,7 @@ from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
 
 from fleet_server.errors import Refused
 from fleet_server.learning.dataset import Dataset, Floats
-from fleet_server.learning.training import Distance, Fitted, self_reference
+from fleet_server.learning.training import Distance, Fitted, halves, self_reference
 from models import selfref
 from models.baseline.build import novelty_onnx
 from models.bundle.files import Bundle, Canary, CanaryCase, pack, unpack
@@ -28,16 +29,18 @@ TOLERANCE: Final = 1e-4  # between estimator and ONNX, after the score's mapping
 MAX_CANARIES: Final = 48
 
 
-def export(
-    fitted: Fitted,
-    data: Dataset,
-    *,
-    name: str,
-    version: int,
-    created_at: datetime,
-    origin: Origin,
-    asset_kind: str | None = None,
-) -> tuple[Bundle, dict[str, Any]]:
+@dataclass(frozen=True)
+class Said:
+    """What a manifest says that the data do not."""
+
+    name: str
+    version: int
+    created_at: datetime
+    origin: Origin
+    asset_kind: str | None = None
+
+
+def export(fitted: Fitted, data: Dataset, said: Said) -> tuple[Bundle, dict[str, Any]]:
     """The bundle and what its proof measured.
 
     Raises:
@@ -46,20 +49,12 @@ def export(
     models = {"novelty.onnx": _novelty(fitted)}
     if fitted.classifier is not None:
         models["classifier.onnx"] = _classifier(fitted)
-    manifest: dict[str, Any] = {
-        "name": name,
-        "version": version,
-        "created_at": created_at,
-        "asset_kind": asset_kind,
-        "signals": data.signals,
-        "window": data.window,
-        "feature_set": FEATURE_SET,
+    manifest = _about(data, said) | {
         "inputs": fitted.inputs,
         "usual": fitted.usual,
         "novelty": Novelty(calibration="trained", limit=fitted.limit, scale=fitted.scale),
         "classifier": Classifier(classes=fitted.classes) if fitted.classifier is not None else None,
         "alarm": fitted.alarm,
-        "origin": origin,
     }
     cases = _canary_vectors(fitted, data)
     # Packed twice: the golden scores are those of the models as packed.
@@ -70,9 +65,7 @@ def export(
     return bundle, _prove(scorer, fitted, data)
 
 
-def export_self_learning(
-    data: Dataset, *, name: str, version: int, created_at: datetime, origin: Origin, asset_kind: str | None = None
-) -> Bundle:
+def export_self_learning(data: Dataset, said: Said) -> Bundle:
     """A bundle that holds no limits: each asset's own first windows set them, on the device.
 
     Raises:
@@ -80,7 +73,7 @@ def export_self_learning(
     """
     names, counts = np.unique(data.assets[data.classes == NORMAL], return_counts=True)
     machine = str(names[np.argmax(counts)])
-    selection, reference, alarm = self_reference(data, machine)
+    selection, reference, alarm = self_reference(data, np.concatenate(halves(data, machine)))
     normal = selection.apply(data.vectors[data.classes == NORMAL])
     cases = tuple(
         CanaryCase(
@@ -92,22 +85,15 @@ def export_self_learning(
         )
         for vector in normal[np.linspace(0, len(normal) - 1, 6).astype(int)]
     )
-    manifest = {
-        "name": name,
-        "version": version,
-        "created_at": created_at,
-        "asset_kind": asset_kind,
-        "signals": data.signals,
-        "window": data.window,
-        "feature_set": FEATURE_SET,
-        "novelty": Novelty(calibration="self"),
-        "alarm": alarm,
-        "origin": origin,
-    }
+    manifest = _about(data, said) | {"novelty": Novelty(calibration="self"), "alarm": alarm}
     # Looser than for trained models: a device computes the reference in float64 and scores it in float32.
     bundle = unpack(pack(manifest, {"novelty.onnx": novelty_onnx()}, Canary(tolerance=1e-3, cases=cases)))
     Scorer(bundle).check_canary()
     return bundle
+
+
+def _about(data: Dataset, said: Said) -> dict[str, Any]:
+    return vars(said) | {"signals": data.signals, "window": data.window, "feature_set": FEATURE_SET}
 
 
 def _novelty(fitted: Fitted) -> bytes:

@@ -25,6 +25,7 @@ from fleet_server.errors import BadConfig, NotFound, Refused
 from fleet_server.learning import dataset, export, training
 from fleet_server.learning.dataset import Dataset, Row
 from fleet_server.learning.training import Fitted
+from models import selfref
 from models.bundle.files import Bundle
 from models.bundle.manifest import Origin
 from models.contract.base import ModelName, ModelVersion
@@ -84,7 +85,7 @@ class Result:
 
     bundle: Bundle
     data: Dataset
-    fitted: Fitted
+    fitted: Fitted | None  # None: what is normal is learned on each machine
     summary: dict[str, Any]
 
 
@@ -102,20 +103,19 @@ def train(path: Path, version: int | None = None) -> Result:
         raise Refused(f"no window of these recordings can be used: {dict(+seen)}")
     names = vector_names(signal.name for signal in signals)
     data = dataset.assemble(rows, names, spec, signals, {"left_out": dict(+seen)})
-    fitted = training.fit(data)
-    said: dict[str, Any] = {
-        "name": config.name,
-        "version": version or config.version,
-        "created_at": datetime.now(UTC),
-        "asset_kind": config.asset_kind,
-        "origin": Origin(trained_on="files", dataset=data.sha256, windows=int((~data.holdout).sum())),
-    }
-    bundle, proof = export.export(fitted, data, **said)
-    summary = _summary(bundle, data, fitted, proof)
+    said = export.Said(
+        name=config.name,
+        version=version or config.version,
+        created_at=datetime.now(UTC),
+        origin=Origin(trained_on="files", dataset=data.sha256, windows=int((~data.holdout).sum())),
+        asset_kind=config.asset_kind,
+    )
     if training.machines_differ(data):
-        bundle = export.export_self_learning(data, **said)
-        summary |= {"sha256": bundle.sha256, "bytes": len(bundle.data), "learns_on_device": True}
-    return Result(bundle, data, fitted, summary)
+        bundle = export.export_self_learning(data, said)
+        return Result(bundle, data, None, _about(bundle, data) | _on_each(bundle, data))
+    fitted = training.fit(data)
+    bundle, proof = export.export(fitted, data, said)
+    return Result(bundle, data, fitted, _about(bundle, data) | _held_out(data, fitted) | {"onnx": proof})
 
 
 def _load(path: Path) -> Files:
@@ -276,8 +276,55 @@ def _windows(
     return rows
 
 
-def _summary(bundle: Bundle, data: Dataset, fitted: Fitted, proof: dict[str, Any]) -> dict[str, Any]:
-    """Figures of the held-out windows, by machine and class."""
+def _about(bundle: Bundle, data: Dataset) -> dict[str, Any]:
+    """What was made, from what."""
+    return {
+        "name": bundle.manifest.name,
+        "version": bundle.manifest.version,
+        "sha256": bundle.sha256,
+        "bytes": len(bundle.data),
+        "window": data.window.model_dump(),
+        "signals": [signal.name for signal in data.signals],
+        "alarm": bundle.manifest.alarm.model_dump(),
+        "dataset": data.summary,
+        "learns_on_device": bundle.manifest.novelty.calibration == "self",
+    }
+
+
+def _on_each(bundle: Bundle, data: Dataset) -> dict[str, Any]:
+    """Figures of a bundle that learns on the device: each machine's first half teaches, its second half is judged."""
+    over: list[npt.NDArray[np.bool_]] = []
+    groups = []
+    for machine in np.unique(data.assets):
+        first, second = training.halves(data, str(machine))
+        try:
+            selection, reference, _ = training.self_reference(data, first)
+        except Refused:  # half of it is too short to learn from; it is not judged
+            continue
+        alarm = selfref.score(selection.apply(data.vectors[second]), reference) >= bundle.manifest.alarm.raise_at
+        over.append(alarm)
+        groups.append(_group(str(machine), NORMAL, "holdout", alarm, Counter()))
+    return {
+        "training": {"novelty": "learned on each machine", "classifier": "none"},
+        "held_out_false_alarms": _share(np.concatenate(over)) if over else None,
+        "held_out_missed": None,
+        "groups": groups,
+    }
+
+
+def _group(asset: str, kind: str, side: str, alarm: npt.NDArray[np.bool_], said: Counter[str]) -> dict[str, Any]:
+    return {
+        "asset": asset,
+        "class": kind,
+        "side": side,
+        "windows": int(alarm.size),
+        "over_limit": _share(alarm) or 0.0,
+        "named": dict(said.most_common(4)),
+    }
+
+
+def _held_out(data: Dataset, fitted: Fitted) -> dict[str, Any]:
+    """Figures by machine and class, of what was learned from and of what was held out."""
     score = 1 / (1 + np.exp(np.clip((fitted.raw(data.vectors) - fitted.limit) / fitted.scale, -60, 60)))
     shares = fitted.probabilities(data.vectors)
     named = np.full(len(score), "", dtype="U40")
@@ -294,30 +341,11 @@ def _summary(bundle: Bundle, data: Dataset, fitted: Fitted, proof: dict[str, Any
                 rows = mask & (data.assets == asset) & (data.classes == kind)
                 if rows.any():
                     said = Counter(named[rows].tolist()) if shares is not None else Counter()
-                    groups.append(
-                        {
-                            "asset": str(asset),
-                            "class": str(kind),
-                            "side": side,
-                            "windows": int(rows.sum()),
-                            "over_limit": round(float(alarm[rows].mean()), 4),
-                            "named": dict(said.most_common(4)),
-                        }
-                    )
+                    groups.append(_group(str(asset), str(kind), side, alarm[rows], said))
     return {
-        "name": bundle.manifest.name,
-        "version": bundle.manifest.version,
-        "sha256": bundle.sha256,
-        "bytes": len(bundle.data),
-        "window": data.window.model_dump(),
-        "signals": [signal.name for signal in data.signals],
-        "alarm": fitted.alarm.model_dump(),
-        "dataset": data.summary,
         "training": fitted.facts,
         "held_out_false_alarms": _share(alarm[held & normal]),
         "held_out_missed": _share(~alarm[held & ~normal]),
-        "learns_on_device": False,
-        "onnx": proof,
         "groups": groups,
     }
 
@@ -327,8 +355,8 @@ def _share(rows: npt.NDArray[np.bool_]) -> float | None:
 
 
 LEARNS_THERE: Final = (
-    "normal differs more between the machines than on one of them: one limit for all (below) would see little, so\n"
-    "the bundle learns what is normal on each machine, from its own first windows"
+    "normal differs more between the machines than on one of them: one limit for all would see little, so\n"
+    "the bundle learns what is normal on each machine, from its own first windows (below: first half, second half)"
 )
 
 

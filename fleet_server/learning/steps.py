@@ -67,22 +67,16 @@ class Steps:
         with self._pool.connection() as conn:
             run = _run(conn, run_id)
             version = runs.set_version(conn, run_id, bundles.next_version(conn, run.model))
-        bundle, proof = export.export(
-            fitted,
-            data,
-            name=run.model,
-            version=version,
-            created_at=run.started_at,
-            asset_kind=run.model,
-            origin=Origin(
-                trained_on="fleet",
-                dataset=data.sha256,
-                run=run_id,
-                windows=int((~data.holdout).sum()),
-                labels=int(data.summary["labels"]),
-                note=run.cause[:500],
-            ),
+        origin = Origin(
+            trained_on="fleet",
+            dataset=data.sha256,
+            run=run_id,
+            windows=int((~data.holdout).sum()),
+            labels=int(data.summary["labels"]),
+            note=run.cause[:500],
         )
+        said = export.Said(run.model, version, run.started_at, origin, asset_kind=run.model)
+        bundle, proof = export.export(fitted, data, said)
         log.info("exported", extra={"run": run_id, "version": version, **proof})
         with self._pool.connection() as conn:
             runs.set_step(conn, run_id, "gate")

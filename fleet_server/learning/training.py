@@ -197,13 +197,18 @@ def machines_differ(data: Dataset) -> bool:
     return bool(np.median(between / np.maximum(within, 1e-300)) > MACHINES_DIFFER)
 
 
-def self_reference(data: Dataset, machine: str) -> tuple[selfref.Selection, selfref.Reference, AlarmRule]:
-    """What one machine's own normal windows teach, as a device will learn it. Raises Refused: too few."""
+def halves(data: Dataset, machine: str) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+    """Positions of one machine's normal windows in the order of time: the first half, and the second."""
     rows = np.flatnonzero((data.classes == NORMAL) & (data.assets == machine))
-    selection = selfref.select([signal.name for signal in data.signals], data.window.rate_hz)
     ordered = rows[np.argsort(data.times[rows], kind="stable")]
+    return ordered[: len(ordered) // 2], ordered[len(ordered) // 2 :]
+
+
+def self_reference(data: Dataset, rows: npt.NDArray[np.intp]) -> tuple[selfref.Selection, selfref.Reference, AlarmRule]:
+    """What these windows of one machine teach, as a device will learn it. Raises Refused: too few."""
+    selection = selfref.select([signal.name for signal in data.signals], data.window.rate_hz)
     try:
-        reference = selfref.fit(data.vectors[ordered], selection, data.window.n_samples / data.window.hop)
+        reference = selfref.fit(data.vectors[rows], selection, data.window.n_samples / data.window.hop)
     except selfref.TooFew as exc:
         raise Refused(str(exc)) from exc
     return selection, reference, AlarmRule(raise_after=1, clear_after=3, smooth=5)

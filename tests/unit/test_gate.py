@@ -23,7 +23,7 @@ from tests.fleet_rows import NAMES_OF_ALL, SIGNALS, WINDOW
 def bundle(data: Dataset, version: int) -> Bundle:
     origin = Origin(trained_on="fleet")
     when = datetime(2026, 3, 1, tzinfo=UTC)
-    return export.export(training.fit(data), data, name="pump", version=version, created_at=when, origin=origin)[0]
+    return export.export(training.fit(data), data, export.Said("pump", version, when, origin))[0]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,7 @@ WHEN = datetime(2026, 3, 1, tzinfo=UTC)
 def exported(data: Dataset) -> tuple[Bundle, Fitted, float]:
     fitted = training.fit(data)
     origin = Origin(trained_on="fleet", dataset=data.sha256)
-    bundle, proof = export.export(fitted, data, name="pump", version=2, created_at=WHEN, origin=origin)
+    bundle, proof = export.export(fitted, data, export.Said("pump", 2, WHEN, origin))
     return bundle, fitted, proof["worst"]
 
 
@@ -89,7 +89,7 @@ def test_an_export_that_scores_otherwise_is_refused() -> None:
 
     liar = Liar(**vars(fitted))
     with pytest.raises(Refused, match="off what was trained"):
-        export.export(liar, data, name="pump", version=2, created_at=WHEN, origin=Origin(trained_on="fleet"))
+        export.export(liar, data, export.Said("pump", 2, WHEN, Origin(trained_on="fleet")))
 
 
 def _meaning() -> tuple[object, ...]:
@@ -156,6 +156,8 @@ def test_where_machines_differ_more_than_one_moves_each_learns_its_own_normal(
     result = trained(tmp_path, f'name = "pump"\n[[recording]]\npath = "*.csv"\nnormal_rows = 400\n{reading}\n')
     assert result.bundle.manifest.novelty.calibration == calibration
     assert result.summary["learns_on_device"] is (calibration == "self")
+    assert result.summary["held_out_false_alarms"] < 0.1
+    assert result.summary["alarm"] == result.bundle.manifest.alarm.model_dump()
 
 
 def test_fast_archives_with_a_fault_each(tmp_path: Path) -> None:
