@@ -170,8 +170,8 @@ class Agent:
                     break
                 except queue.Full:
                     continue
-            if source.dropped:
-                self.health.counters[f"samples_dropped.{asset.id}"] = source.dropped
+            self.health.counters[f"blocks_dropped.{asset.id}"] = source.dropped
+            self.health.counters[f"blocks_unreadable.{asset.id}"] = source.unreadable
 
     def _look_for_silence(self) -> None:
         for asset, heard in self._heard.items():

@@ -28,7 +28,8 @@ class Source(Protocol):
     signals: tuple[Signal, ...]
     rate_hz: float
     ends: bool  # a recording ends, a machine does not
-    dropped: int  # samples lost before anybody could take them
+    dropped: int  # blocks lost before anybody could take them
+    unreadable: int  # blocks that were none
 
     def blocks(self) -> Iterator[Block | None]:
         """Samples as they come; None now and then while there are none. Raises SourceFailed."""

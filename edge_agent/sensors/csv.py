@@ -29,7 +29,7 @@ class CsvReplay:
     def __init__(self, settings: CsvSource) -> None:
         self._settings = settings
         self._stop = threading.Event()
-        self.dropped = 0
+        self.dropped = self.unreadable = 0
         self.paths = [Path(p) for p in sorted(glob.glob(str(settings.path), recursive=True), key=_natural)]
         if not self.paths:
             raise SourceFailed(f"no file is named {settings.path}")

@@ -66,7 +66,10 @@ class MqttJson:
                     yield self._block(payload)
                 except (Unreadable, KeyError, TypeError, ValueError, OverflowError) as exc:
                     self.unreadable += 1
-                    log.debug("samples not readable", extra={"reason": str(exc)})
+                    if self.unreadable == 1:  # the others are counted: a flood of them is no log
+                        facts = {"topic": self._settings.topic, "reason": f"{type(exc).__name__}: {exc}"[:200]}
+                        log.warning("samples not readable", extra=facts)
+                    yield None
         finally:
             self._client.disconnect()
             self._client.loop_stop()

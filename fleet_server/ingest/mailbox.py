@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
+
+log = logging.getLogger(__name__)
 
 RECEIVE_MAXIMUM: Final = 500  # unacknowledged messages that the broker may send; the rest waits there
 BATCH_MESSAGES: Final = 500
@@ -40,6 +43,8 @@ class Mailbox:
         with self._changed:
             if len(self._waiting) >= 2 * RECEIVE_MAXIMUM:
                 self.dropped += 1
+                if self.dropped & (self.dropped - 1) == 0:  # the first, the second, the fourth, ...: a flood is no log
+                    log.warning("mailbox full, messages sent with QoS 0 dropped", extra={"n": self.dropped})
                 return
             self._waiting.append(message)
             self._changed.notify()

@@ -42,7 +42,6 @@ class Subscriber:
         self._lock = threading.Lock()
         self._generation = 0
         self._connected = False
-        self._refused = 0
         self._when_connected: list[Callable[[], None]] = []
         self._client = self._make_client()
 
@@ -138,7 +137,6 @@ class Subscriber:
 
     def _on_publish(self, _client: mqtt.Client, _data: Any, _mid: int, reason: ReasonCode, _props: Any) -> None:
         if reason.is_failure:
-            self._refused += 1
             log.warning("broker refused a message of ours", extra={"reason": str(reason)})
 
     def _on_subscribe(self, _client: mqtt.Client, _data: Any, _mid: int, reasons: list[ReasonCode], _p: Any) -> None:
