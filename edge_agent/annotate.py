@@ -5,7 +5,6 @@ Both live in the outbox's file, so that an annotation and the record that it was
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 from collections.abc import Sequence
 from datetime import datetime
@@ -63,8 +62,7 @@ class Journal:
 
     def take(self, annotation: Annotation) -> Taken:
         """Confirm an annotation once: the same again is no second one, and the same id with other words is refused."""
-        said = annotation.model_dump_json(exclude={"made_at", "trace_id", "time_quality"})
-        digest = hashlib.sha256(said.encode()).hexdigest()
+        digest = annotation.digest()
         key = str(annotation.annotation_id)
 
         def remember(db: sqlite3.Connection) -> None:

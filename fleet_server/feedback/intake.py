@@ -3,11 +3,8 @@ transaction."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Final
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from fleet_server.errors import Refused
@@ -21,11 +18,6 @@ from fleet_server.store.pool import Connection
 from models.contract.labels import Verdict
 from models.contract.messages import Annotation
 
-_SAID: Final = {
-    *("asset", "event_id", "start", "end", "verdict", "fault", "severity", "note"),
-    *("annotator", "provenance", "supersedes"),
-}
-
 
 def receive(conn: Connection, said: Annotation, *, via: str, received_at: datetime) -> bool:
     """Keep an annotation and decide about its subject. False: it was here already, word for word.
@@ -33,7 +25,7 @@ def receive(conn: Connection, said: Annotation, *, via: str, received_at: dateti
     Raises:
         Refused: this id stands for other words.
     """
-    digest = digest_of(said)
+    digest = said.digest()
     spoken.lock_subject(conn, said.event_id or said.annotation_id)
     if not spoken.insert(conn, said, via=via, received_at=received_at, digest=digest):
         there = spoken.get(conn, said.annotation_id)
@@ -73,14 +65,6 @@ def reconsider(conn: Connection, subject_id: UUID, at: datetime) -> None:
     else:
         for row in rows:
             _label(conn, row.annotation_id, [row], [each for each in valid if each is row], None, at)
-
-
-def digest_of(said: Annotation) -> str:
-    """Of what was said, not of when it was sent."""
-    words = said.model_dump(mode="json", include=_SAID)
-    for name in ("start", "end"):
-        words[name] = getattr(said, name).timestamp()  # the same instant in another time zone is no other word
-    return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
 
 
 def _label(

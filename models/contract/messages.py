@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import base64
 import enum
-from typing import Annotated, Any, Literal
+import hashlib
+import json
+from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import AwareDatetime, Base64Bytes, Field
@@ -128,6 +130,19 @@ class Annotation(Body):
     provenance: Provenance = Provenance.EXPLICIT
     labels_version: int = LABELS_VERSION
     supersedes: UUID | None = None
+
+    def digest(self) -> str:
+        """Of what was said, not of when it was sent: the same id with another digest is a conflict, not a resend."""
+        words = self.model_dump(mode="json", include=_WORDS)
+        for name in ("start", "end"):
+            words[name] = getattr(self, name).timestamp()  # the same instant in another time zone is no other word
+        return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
+
+
+_WORDS: Final = {
+    *("asset", "event_id", "start", "end", "verdict", "fault", "severity", "note"),
+    *("annotator", "provenance", "supersedes"),
+}
 
 
 class StreamCount(Message):

@@ -9,7 +9,6 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from fleet_server.feedback.intake import digest_of
 from fleet_server.feedback.validation import AHEAD, MAX_STRETCH, Facts, Status, check, judge
 from fleet_server.store.annotations import AnnotationRow
 from tests.builders import NOW, an_annotation
@@ -125,6 +124,6 @@ def test_the_order_of_arrival_plays_no_part() -> None:
 def test_the_digest_is_of_the_words_and_not_of_the_sending() -> None:
     said = an_annotation()
     again = said.model_copy(update={"made_at": NOW + timedelta(hours=1), "trace_id": uuid4()})
-    assert digest_of(again) == digest_of(said)
+    assert again.digest() == said.digest()
     for change in ({"note": "x"}, {"annotator": "Chidi"}, {"end": NOW}, {"asset": "pump2"}):
-        assert digest_of(said.model_copy(update=change)) != digest_of(said)
+        assert said.model_copy(update=change).digest() != said.digest()
