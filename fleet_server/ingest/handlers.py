@@ -13,7 +13,7 @@ from uuid import UUID
 from fleet_server.errors import Refused
 from fleet_server.feedback import intake
 from fleet_server.ingest.columns import predictions
-from fleet_server.store import decisions, devices, events, rollouts, telemetry
+from fleet_server.store import decisions, devices, events, rollouts, shadows, telemetry
 from fleet_server.store.ledger import Key
 from fleet_server.store.pool import Connection
 from fleet_server.store.telemetry import Prediction, Sample
@@ -27,6 +27,7 @@ from models.contract.messages import (
     SampledWindow,
     ScoredWindows,
     SensorFault,
+    ShadowReport,
 )
 
 AHEAD: Final = timedelta(minutes=5)
@@ -141,6 +142,10 @@ def sampled_window(batch: Batch, key: Key, body: SampledWindow) -> None:
     )
 
 
+def shadow_report(batch: Batch, key: Key, body: ShadowReport) -> None:
+    shadows.insert(batch.conn, key.device, body, batch.at)
+
+
 Handler = Callable[[Batch, Key, Any], None]
 HANDLERS: Final[dict[type[Body], Handler]] = {
     AlarmEvent: alarm,
@@ -150,6 +155,7 @@ HANDLERS: Final[dict[type[Body], Handler]] = {
     RolloutStatus: rollout_status,
     ScoredWindows: scored_windows,
     SampledWindow: sampled_window,
+    ShadowReport: shadow_report,
 }
 
 

@@ -17,10 +17,13 @@ RANK: Final = (
     Step.OFFERED,
     Step.FETCHING,
     Step.CHECKING,
+    Step.SHADOW,
     Step.TRIAL,
     Step.ACTIVE,
+    Step.SHADOWED,
     Step.REJECTED,
     Step.ROLLED_BACK,
+    Step.INCONSISTENT,
 )
 
 
@@ -58,6 +61,7 @@ class AssignmentRow:
     step: str | None
     step_at: datetime | None
     reason: str
+    cause: str | None
     superseded: bool
     running: bool
 
@@ -174,7 +178,7 @@ def assignments(conn: Connection[Any], rollout_id: str) -> list[AssignmentRow]:
         .execute(
             """
             SELECT a.device_id, a.sequence, a.rollout_id, a.wave, a.sha256, a.mode, a.issued_at, a.published, a.step,
-                   a.step_at, a.reason,
+                   a.step_at, a.reason, a.cause,
                    EXISTS (SELECT FROM assignment n WHERE n.device_id = a.device_id AND n.sequence > a.sequence
                            AND (n.envelope IS NOT NULL OR a.envelope IS NULL)) AS superseded,
                    coalesce(d.assignment = a.sequence AND d.step = 'active' AND d.model_sha256 = a.sha256, false)
@@ -226,12 +230,13 @@ def record_step(conn: Connection[Any], device_id: str, status: RolloutStatus, at
     conn.execute(
         """
         WITH kept AS (
-            INSERT INTO rollout_step (device_id, at, assignment, step, sha256, running_sha256, reason, report, trace_id)
+            INSERT INTO rollout_step (device_id, at, assignment, step, sha256, running_sha256, reason, report, evidence,
+                                      trace_id)
             VALUES (%(device)s, %(at)s, %(assignment)s, %(step)s, %(sha256)s, %(running)s, %(reason)s, %(report)s,
-                    %(trace)s)
+                    %(evidence)s, %(trace)s)
             ON CONFLICT DO NOTHING
         )
-        UPDATE assignment SET step = %(counted)s, step_at = %(at)s, reason = %(why)s
+        UPDATE assignment SET step = %(counted)s, step_at = %(at)s, reason = %(why)s, cause = %(cause)s
         WHERE device_id = %(device)s AND sequence = %(assignment)s AND sha256 = %(sha256)s
           AND coalesce(array_position(%(rank)s::text[], step), 0) <= array_position(%(rank)s::text[], %(counted)s)
         """,
@@ -244,6 +249,8 @@ def record_step(conn: Connection[Any], device_id: str, status: RolloutStatus, at
             "running": status.running.sha256,
             "reason": status.reason,
             "report": None if status.report is None else Jsonb(status.report.model_dump(mode="json")),
+            "evidence": None if status.evidence is None else Jsonb(status.evidence.model_dump(mode="json")),
+            "cause": None if status.evidence is None else status.evidence.cause.value,
             "trace": status.trace_id,
             "rank": [step.value for step in RANK],
             **_counted(status),
@@ -341,7 +348,7 @@ def steps(conn: Connection[Any], limit: int = 500) -> list[dict[str, Any]]:
         conn.cursor(row_factory=dict_row)
         .execute(
             """
-            SELECT device_id, at, assignment, step, sha256, running_sha256, reason, report, trace_id
+            SELECT device_id, at, assignment, step, sha256, running_sha256, reason, report, evidence, trace_id
             FROM rollout_step ORDER BY at DESC LIMIT %s
             """,
             (limit,),

@@ -34,6 +34,10 @@ from models.contract.base import (
     TraceId,
 )
 from models.contract.labels import LABELS_VERSION, FaultKind, Provenance, Severity, Verdict
+from models.contract.release import Capabilities, Evidence, PairedScores, ShadowLimits
+from models.contract.release import Step as Step
+from models.contract.release import TrialLimits as TrialLimits
+from models.contract.release import TrialReport as TrialReport
 from models.contract.signals import Signal, WindowSpec
 
 
@@ -183,30 +187,10 @@ class Heartbeat(Body):
     latency_us_p99: float | None = None
     rss_bytes: int | None = None
     counters: dict[Text, int] = Field(default_factory=dict)  # refused receipts, unreadable offers, sensor restarts, ...
-
-
-class Step(enum.StrEnum):
-    """Where a device is with the release it was assigned."""
-
-    OFFERED = "offered"
-    FETCHING = "fetching"
-    CHECKING = "checking"
-    TRIAL = "trial"
-    ACTIVE = "active"  # verified: it ran healthily
-    REJECTED = "rejected"  # never ran
-    ROLLED_BACK = "rolled_back"  # ran, did harm, is gone
-
-
-class TrialReport(Message):
-    """What a trial was decided on. Previous and candidate scored the same windows."""
-
-    windows: int
-    candidate_alarm_share: float
-    previous_alarm_share: float
-    non_finite: int
-    candidate_latency_us: float
-    previous_latency_us: float
-    candidate_spread: float | None = None  # largest less smallest score
+    capabilities: Capabilities | None = None
+    floor: Annotated[int, Field(ge=0)] = 0  # no version below is taken
+    denied: tuple[Sha256, ...] = ()  # were sent away here
+    switch_problem: Annotated[Text, Field(max_length=500)] = ""  # what keeps models from being changed as they should
 
 
 class RolloutStatus(Body):
@@ -220,6 +204,7 @@ class RolloutStatus(Body):
     reason: Annotated[Text, Field(max_length=500)] = ""
     running: ModelRef
     report: TrialReport | None = None
+    evidence: Evidence | None = None
 
 
 class Column(Message):
@@ -271,6 +256,25 @@ class SampledWindow(Body):
     features: dict[Text, float]
 
 
+class ShadowReport(Body):
+    """A challenger in shadow beside the model that runs, on one asset, since the report before. Stream telemetry.
+
+    The windows scored were picked by the clock alone, never by what was in them.
+    """
+
+    kind: Literal["shadow_report"] = "shadow_report"
+    assignment: Annotated[int, Field(ge=1)]  # its sequence
+    rollout: Text | None = None
+    asset: AssetId
+    champion: ModelRef
+    challenger: ModelRef
+    windows: Annotated[int, Field(ge=0)]  # that the champion scored
+    scores: PairedScores
+    cpu_s: Annotated[float, Field(ge=0)]  # spent on the challenger, of this asset
+    wall_s: Annotated[float, Field(ge=0)]
+    cpu_share_cap: float
+
+
 class Fetch(Protocol):
     """The device asks for pieces of a bundle. Not kept: it asks again."""
 
@@ -314,9 +318,9 @@ class Chunk(Protocol):
 
 
 Heartbeat.model_rebuild()
-BODIES = (AlarmEvent, SensorFault, Annotation, Heartbeat, RolloutStatus, ScoredWindows, SampledWindow)
+BODIES = (AlarmEvent, SensorFault, Annotation, Heartbeat, RolloutStatus, ScoredWindows, SampledWindow, ShadowReport)
 AnyBody = Annotated[
-    AlarmEvent | SensorFault | Annotation | Heartbeat | RolloutStatus | ScoredWindows | SampledWindow,
+    AlarmEvent | SensorFault | Annotation | Heartbeat | RolloutStatus | ScoredWindows | SampledWindow | ShadowReport,
     Field(discriminator="kind"),
 ]
 STREAM_OF: dict[type[Body], Stream] = {
@@ -327,6 +331,7 @@ STREAM_OF: dict[type[Body], Stream] = {
     RolloutStatus: Stream.HEALTH,
     ScoredWindows: Stream.TELEMETRY,
     SampledWindow: Stream.TELEMETRY,
+    ShadowReport: Stream.TELEMETRY,
 }
 
 
@@ -351,30 +356,19 @@ class Approval(Message):
     reason: Annotated[Text, Field(max_length=500)] = ""
 
 
-class TrialLimits(Message):
-    """When a release on trial must go. Shares are of windows; ratios compare with the previous model on the same
-    windows."""
-
-    windows: Annotated[int, Field(ge=4)] = 40  # as many must be scored before it is verified
-    max_seconds: Annotated[float, Field(gt=0)] = 600.0  # windows that do not come are no proof of health
-    alarm_ratio: Annotated[float, Field(gt=1)] = 5.0
-    alarm_margin: Annotated[float, Field(ge=0, le=1)] = 0.2  # a ratio of tiny shares says nothing
-    latency_ratio: Annotated[float, Field(gt=1)] = 3.0
-    latency_slack_us: Annotated[float, Field(ge=0)] = 2000.0
-    mean_score_shift: Annotated[float, Field(gt=0, le=1)] = 0.4
-
-
 class Assignment(Message):
     """ "This device, this release, this mode." Signed by the server's online key."""
 
     device: DeviceId
     sequence: Annotated[int, Field(ge=1)]  # a device takes only a higher one than it has seen
     rollout: Text | None = None
-    mode: Literal["trial", "rollback"]
+    mode: Literal["trial", "rollback", "shadow"]
     model: ModelRef
     size: Annotated[int, Field(ge=1)]
     chunk_bytes: Annotated[int, Field(ge=1024, le=131072)] = 65536
     floor: Annotated[int, Field(ge=1)] = 1  # no version below, ever again
     barred: tuple[Sha256, ...] = ()  # never to run
     trial: TrialLimits = TrialLimits()
+    shadow: ShadowLimits = ShadowLimits()
+    fetch_seconds: Annotated[float, Field(gt=0)] = 7 * 86400.0  # of the agent running: what does not come is given up
     issued_at: AwareDatetime

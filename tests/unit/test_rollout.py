@@ -26,7 +26,7 @@ from models.scoring import Scorer
 from tests.builders import DEVICE, SIGNALS, SPEC, Fleet, a_bundle
 
 OLD, NEW, NEWER = a_bundle(1), a_bundle(2, limit=0.6), a_bundle(3, limit=0.7)
-FINAL = (Step.ACTIVE, Step.REJECTED, Step.ROLLED_BACK)
+FINAL = (Step.ACTIVE, Step.SHADOWED, Step.REJECTED, Step.ROLLED_BACK, Step.INCONSISTENT)
 
 
 class FakeEngine:
@@ -356,7 +356,7 @@ def test_a_full_disk_stops_the_download_and_nothing_else(device: Device, monkeyp
 
     device.offer(NEW)
     with monkeypatch.context() as patch:
-        patch.setattr("edge_agent.rollout.write_whole", full)
+        patch.setattr("edge_agent.rollout.machine.write_whole", full)
         device.send(NEW)
         assert device.step is Step.FETCHING
     device.send(NEW)
@@ -546,7 +546,12 @@ def _until_killed(folder: Path, fleet: Fleet, step: Step, when: str) -> None:
 
 @pytest.mark.parametrize(
     ("step", "when"),
-    [*product([s for s in Step if s is not Step.OFFERED], ["before it was told", "after it was told"])],
+    [
+        *product(
+            [s for s in Step if s not in (Step.OFFERED, Step.SHADOW, Step.SHADOWED, Step.INCONSISTENT)],
+            ["before it was told", "after it was told"],
+        )
+    ],
 )
 def test_a_cut_at_every_step_leaves_a_good_model_and_the_way_goes_on(
     tmp_path: Path, fleet: Fleet, step: Step, when: str

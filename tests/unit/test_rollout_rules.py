@@ -47,6 +47,7 @@ def order(
         step=step,
         step_at=None,
         reason="",
+        cause=None,
         superseded=more.get("superseded", False),
         running=more.get("running", False),
     )

@@ -73,6 +73,10 @@ STEPS: Final = {
     (Step.CHECKING, Event.KNOWN_GOOD): Step.ACTIVE,
     (Step.CHECKING, Event.REFUSED): Step.REJECTED,
     (Step.CHECKING, Event.RESTARTED): Step.CHECKING,
+    (Step.SHADOW, Event.HEALTHY): Step.SHADOWED,
+    (Step.SHADOW, Event.SUPERSEDED): Step.SHADOWED,
+    (Step.SHADOW, Event.WORSE): Step.REJECTED,
+    (Step.SHADOW, Event.RESTARTED): Step.SHADOW,  # it decides nothing, so it may go on
     (Step.TRIAL, Event.HEALTHY): Step.ACTIVE,
     (Step.TRIAL, Event.WORSE): Step.ROLLED_BACK,
     (Step.TRIAL, Event.SUPERSEDED): Step.ROLLED_BACK,
