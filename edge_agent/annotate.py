@@ -12,19 +12,29 @@ from typing import Literal, NamedTuple
 from uuid import UUID
 
 from edge_agent.outbox import Outbox
+from models.contract.base import Stream
 from models.contract.codec import dump
 from models.contract.messages import AlarmEvent, Annotation, Body
 
 KEEP = 500  # alarms
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS said (annotation_id TEXT PRIMARY KEY, digest TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS said (
+    annotation_id TEXT PRIMARY KEY, digest TEXT NOT NULL, seq INTEGER, body TEXT
+);
 CREATE TABLE IF NOT EXISTS episode (
     event_id TEXT PRIMARY KEY, opened_at TEXT NOT NULL, cleared_at TEXT, score REAL NOT NULL, body TEXT NOT NULL
 );
 """
 
 Taken = Literal["new", "again", "conflict"]
+
+
+class Said(NamedTuple):
+    """An annotation that was taken here."""
+
+    annotation: Annotation
+    stored: bool  # the server's receipt for it came
 
 
 class Episode(NamedTuple):
@@ -51,6 +61,10 @@ class Journal:
         self._outbox = outbox
         self._db = sqlite3.connect(outbox.path, timeout=30, isolation_level=None, check_same_thread=False)
         self._db.executescript(_SCHEMA)
+        there = {name for _, name, *_ in self._db.execute("PRAGMA table_info(said)")}
+        for column in {"seq INTEGER", "body TEXT"}:  # a file of version 0.1 has neither
+            if column.split()[0] not in there:
+                self._db.execute(f"ALTER TABLE said ADD COLUMN {column}")
 
     def close(self) -> None:
         self._db.close()
@@ -69,13 +83,37 @@ class Journal:
             known = db.execute("SELECT digest FROM said WHERE annotation_id = ?", (key,)).fetchone()
             if known:
                 raise _Known(known[0] == digest)
-            db.execute("INSERT INTO said VALUES (?, ?)", (key, digest))
+            (last,) = db.execute("SELECT produced FROM sequence WHERE stream = ?", (Stream.ANNOTATION,)).fetchone()
+            db.execute(
+                "INSERT INTO said (annotation_id, digest, seq, body) VALUES (?, ?, ?, ?)",
+                (key, digest, last + 1, dump(annotation).decode()),
+            )
+            db.execute("UPDATE said SET body = NULL WHERE seq <= ?", (last + 1 - KEEP,))
 
         try:
             self._outbox.put([annotation], within=remember)
         except _Known as known:
             return "again" if known.same else "conflict"
         return "new"
+
+    def is_stored(self, annotation_id: UUID) -> bool | None:
+        """Whether the server's receipt for it came. None: it was not taken here."""
+        row = self._db.execute("SELECT seq FROM said WHERE annotation_id = ?", (str(annotation_id),)).fetchone()
+        if row is None:
+            return None
+        return row[0] is not None and self._outbox.confirmed(Stream.ANNOTATION, row[0])
+
+    def said(self, limit: int = 50, annotator: str | None = None) -> list[Said]:
+        """What was taken here, or of it what this person said; the newest first."""
+        rows = self._db.execute(
+            "SELECT body, seq FROM said WHERE body IS NOT NULL AND (?1 IS NULL OR body ->> 'annotator' = ?1)"
+            " ORDER BY seq DESC LIMIT ?2",
+            (annotator, limit),
+        ).fetchall()
+        return [
+            Said(Annotation.model_validate_json(body), self._outbox.confirmed(Stream.ANNOTATION, seq))
+            for body, seq in rows
+        ]
 
     def episodes(self, limit: int = 50) -> list[Episode]:
         """The newest first."""

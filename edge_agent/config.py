@@ -124,6 +124,8 @@ class Asset(Settings):
 
     id: AssetId
     kind: Text = "machine"
+    hall: Annotated[Text, Field(max_length=40)] = ""  # for finding it in the form
+    code: Annotated[Text, Field(max_length=12)] = ""  # short, on its plate; empty: five digits made from its id
     source: Literal["csv", "mqtt"]
     csv: CsvSource | None = None
     mqtt: MqttSource | None = None

@@ -135,6 +135,17 @@ class Outbox:
         with self._transaction():
             self._remove(stream, [(seq, seq)], cause)
 
+    def confirmed(self, stream: Stream, seq: int) -> bool:
+        """True: the server has said that it is stored. False: it waits, or was given up."""
+        with self._lock:
+            row = self._db.execute(
+                "SELECT ? <= (SELECT produced FROM sequence WHERE stream = ?)"
+                " AND NOT EXISTS (SELECT 1 FROM row WHERE stream = ? AND seq = ?)"
+                " AND NOT EXISTS (SELECT 1 FROM evicted WHERE stream = ? AND ? BETWEEN first AND last)",
+                (seq, stream, stream, seq, stream, seq),
+            ).fetchone()
+        return bool(row[0])
+
     def waiting(self) -> dict[Stream, int]:
         """Rows that wait, by stream."""
         with self._lock:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edge_agent.config import Asset
 from edge_agent.detect.judge import Judge, Seen
+from edge_agent.detect.plot import NormalWindow
 from edge_agent.detect.predictions import PredictionLog
 from edge_agent.detect.trial import Pairs
 from models.contract.features import FEATURE_SET, vector_names
@@ -59,6 +60,7 @@ class Pipeline:
         self._vector = np.empty(len(self.names))
         self._episode: _Episode | None = None
         self._bad_signal: tuple[str, FaultOfSensor] | None = None
+        self._normal = NormalWindow(signals, spec)
         self._dice = random.Random()  # noqa: S311 - picks windows to send, guards nothing
         self.current: Judge | None = None
         self.candidate: Judge | None = None
@@ -116,10 +118,13 @@ class Pipeline:
         self.windows += 1
         if self.current.learning:
             self.current.learn(vector)
+            self._normal.keep(window)
             return
         current = self.current.see(vector)
         candidate = self.candidate.see(vector) if self.candidate and not self.candidate.learning else None
         self.last = current
+        if not (current.over or current.open):
+            self._normal.keep(window)
         trace = new_trace_id()
         latency_us = (time.perf_counter() - began) * 1e6
         self.latencies.append(latency_us)
@@ -159,6 +164,9 @@ class Pipeline:
                 "state": state,
                 "score": None if score is None else min(1.0, max(0.0, score)),
                 "alarm": self._episode is not None,
+                "kind": self.asset.kind,
+                "hall": self.asset.hall,
+                "code": self.asset.code,
                 "window": self.spec,
                 "signals": self.signals,
             }
@@ -227,6 +235,7 @@ class Pipeline:
         trial: bool,
         vector: NDArray[np.float64],
     ) -> AlarmEvent:
+        drivers = judge.drivers(vector)
         return AlarmEvent(
             trace_id=trace,
             made_at=datetime.now(UTC),
@@ -243,8 +252,9 @@ class Pipeline:
             model=judge.scorer.bundle.ref,
             feature_set=FEATURE_SET,
             features=dict(zip(self.names, map(float, vector), strict=True)),
-            drivers=judge.drivers(vector),
+            drivers=drivers,
             trial=trial,
+            plot=self._normal.against(window, drivers),
         )
 
     def _sample(self, trace: UUID, window: Window, seen: Seen, vector: NDArray[np.float64]) -> SampledWindow | None:

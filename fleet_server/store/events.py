@@ -40,6 +40,20 @@ class EventRow:
     label_fault: str | None
 
 
+@dataclass(frozen=True)
+class RecentRow:
+    """An episode with the phase that describes it, whole."""
+
+    event_id: UUID
+    device_id: str
+    asset_id: str
+    updated_at: datetime
+    cleared_at: datetime | None
+    score: float
+    body: dict[str, Any]
+    annotations: int
+
+
 def merge(conn: Connection[Any], device_id: str, event: AlarmEvent, doubt: str | None) -> bool:
     """Bring in one phase. The first window raised it, the highest score describes it, the end is the clearing phase's.
 
@@ -126,6 +140,23 @@ def listing(
                 "unlabelled": unlabelled_only,
                 "limit": limit,
             },
+        )
+        .fetchall()
+    )
+
+
+def recent(conn: Connection[Any], *, since: datetime, limit: int) -> list[RecentRow]:
+    """Open ones, and those raised since then; the open ones first, then the newest."""
+    return (
+        conn.cursor(row_factory=class_row(RecentRow))
+        .execute(
+            """
+            SELECT e.event_id, e.device_id, e.asset_id, e.updated_at, e.cleared_at, e.score, e.body,
+                   (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations
+            FROM event e WHERE e.cleared_at IS NULL OR e.raised_at > %s
+            ORDER BY e.cleared_at IS NOT NULL, e.raised_at DESC, e.event_id LIMIT %s
+            """,
+            (since, limit),
         )
         .fetchall()
     )

@@ -22,7 +22,7 @@ from fleet_server.store.pool import Pool
 from fleet_server.store.trace import Node, trace
 from fleet_server.web import overview
 from fleet_server.web.deps import PoolOf, Site, SiteOf
-from fleet_server.web.events import take
+from fleet_server.web.form_api import take
 from fleet_server.web.rollouts import view
 from models import form
 from models.contract.labels import FAULT_TEXT, FaultKind

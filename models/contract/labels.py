@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import enum
+import json
+from functools import cache
+from importlib import resources
 from typing import Final
 
-LABELS_VERSION: Final = 1
+from models.contract.base import Message
+
+LABELS_VERSION: Final = 2  # of the newest file in models/contract/taxonomies
 
 
 class Verdict(enum.StrEnum):
@@ -28,6 +33,8 @@ class FaultKind(enum.StrEnum):
     VALVE = "valve"
     ELECTRICAL = "electrical"
     SENSOR = "sensor"
+    LUBRICATION = "lubrication"
+    GEAR = "gear"
     OTHER = "other"
 
 
@@ -46,16 +53,34 @@ class Provenance(enum.StrEnum):
     MODEL = "model"
 
 
+class Term(Message):
+    """One thing that can be said: its code for ever, its text and guide by language."""
+
+    code: str
+    text: dict[str, str]
+    guide: dict[str, str]
+
+
+class Taxonomy(Message):
+    """What the form offers, in the order in which it does. A code that a newer version leaves out is still accepted."""
+
+    version: int
+    languages: tuple[str, ...]
+    verdicts: tuple[Term, ...]
+    faults: tuple[Term, ...]
+    severities: tuple[Term, ...]
+
+
+@cache
+def taxonomy(version: int = LABELS_VERSION) -> Taxonomy:
+    """The file of this version. Raises KeyError: there is none."""
+    file = resources.files("models.contract") / "taxonomies" / f"{version:d}.json"
+    if not file.is_file():
+        raise KeyError(version)
+    return Taxonomy.model_validate(json.loads(file.read_text(encoding="utf-8")))
+
+
 NORMAL: Final = "normal"  # the class of a window on which nothing was wrong
 FAULT_TEXT: Final[dict[FaultKind, str]] = {
-    FaultKind.BEARING: "Bearing worn or damaged",
-    FaultKind.IMBALANCE: "Rotor out of balance",
-    FaultKind.MISALIGNMENT: "Shaft or coupling misaligned",
-    FaultKind.LOOSENESS: "Something is loose",
-    FaultKind.CAVITATION: "Cavitation, gas in the fluid",
-    FaultKind.LEAK: "Leak",
-    FaultKind.VALVE: "Valve stuck or closed",
-    FaultKind.ELECTRICAL: "Motor or electrical fault",
-    FaultKind.SENSOR: "The sensor is at fault",
-    FaultKind.OTHER: "Something else",
+    FaultKind(term.code): term.text["en"] for term in taxonomy(LABELS_VERSION).faults
 }

@@ -77,6 +77,17 @@ class Driver(Message):
     deviation: float
 
 
+class Plot(Message):
+    """One channel of the window that alarmed, and of an earlier one that did not, thinned for the eye: each pair of
+    points is the smallest and the largest of its stretch."""
+
+    signal: SignalName
+    unit: Text = ""
+    seconds: Annotated[float, Field(gt=0)]  # of one window
+    values: Annotated[tuple[float, ...], Field(max_length=120)]
+    normal: Annotated[tuple[float, ...], Field(max_length=120)] = ()
+
+
 class AlarmEvent(Body):
     """One phase of an alarm episode on an asset. Stream alarm."""
 
@@ -96,6 +107,7 @@ class AlarmEvent(Body):
     features: dict[Text, float]
     drivers: tuple[Driver, ...] = ()
     trial: bool = False  # the model that says so is not verified yet on this device
+    plot: Plot | None = None
 
 
 class FaultOfSensor(enum.StrEnum):
@@ -117,6 +129,14 @@ class SensorFault(Body):
     detail: Annotated[Text, Field(max_length=500)] = ""
 
 
+class Attachment(Message):
+    """A photo or sound, by the hash of its bytes, which travel apart."""
+
+    sha256: Sha256
+    media_type: Literal["image/jpeg", "image/png", "audio/webm", "audio/ogg", "audio/wav", "audio/mp4"]
+    size: Annotated[int, Field(ge=1, le=8 * 2**20)]  # bytes
+
+
 class Annotation(Body):
     """What one person said about an event or a stretch of time. Stream annotation; also the body of the forms."""
 
@@ -134,10 +154,20 @@ class Annotation(Body):
     provenance: Provenance = Provenance.EXPLICIT
     labels_version: int = LABELS_VERSION
     supersedes: UUID | None = None
+    learn: bool = True  # False: kept and counted, never in a dataset
+    part_replaced: Annotated[Text, Field(max_length=80)] = ""
+    attachments: Annotated[tuple[Attachment, ...], Field(max_length=4)] = ()
+    interval_confidence: Score | None = None  # 1: saw it begin and end; 0.5: about then; 0: a guess
+    policy: Annotated[Text, Field(max_length=40)] = ""  # version of what the person was told of the use of their word
+    sent_at: AwareDatetime | None = None  # the phone's clock when it sent this, made_at being its clock at writing
+    taken_at: AwareDatetime | None = None  # the clock of the agent that took it
+    sent_by: Annotated[Text, Field(max_length=80)] = ""  # who was signed in then; the annotator may be a colleague
 
     def digest(self) -> str:
         """Of what was said, not of when it was sent: the same id with another digest is a conflict, not a resend."""
         words = self.model_dump(mode="json", include=_WORDS)
+        # Only where they say something, so that what was taken before they existed keeps its digest.
+        words |= self.model_dump(mode="json", include=_NEWER_WORDS, exclude_defaults=True)
         for name in ("start", "end"):
             words[name] = getattr(self, name).timestamp()  # the same instant in another time zone is no other word
         return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
@@ -147,6 +177,7 @@ _WORDS: Final = {
     *("asset", "event_id", "start", "end", "verdict", "fault", "severity", "note"),
     *("annotator", "provenance", "supersedes"),
 }
+_NEWER_WORDS: Final = {"learn", "part_replaced", "attachments", "interval_confidence"}
 
 
 class StreamCount(Message):
@@ -167,6 +198,9 @@ class AssetHealth(Message):
     state: Literal["waiting", "learning", "scoring", "silent", "ended"] = "waiting"
     score: Score | None = None
     alarm: bool = False
+    kind: Text = "machine"
+    hall: Annotated[Text, Field(max_length=40)] = ""
+    code: Annotated[Text, Field(max_length=12)] = ""  # on the machine's plate, for typing; empty: made from its id
     window: WindowSpec | None = None  # how its windows are cut, and of which channels: a trained model must fit both
     signals: tuple[Signal, ...] = ()
 

@@ -1,0 +1,6 @@
+"""The agent's own pages and the technician's form. Work on the plant's network, with no server."""
+
+from edge_agent.page.app import make_app
+from edge_agent.page.server import PageServer
+
+__all__ = ["PageServer", "make_app"]

@@ -1,0 +1,49 @@
+"""The agent's web application, put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Mount
+from starlette.staticfiles import StaticFiles
+
+from edge_agent.annotate import Journal
+from edge_agent.page import form_api, pages
+from edge_agent.page.answers import error
+from edge_agent.page.shown import Shown
+from models import form
+from models.contract.messages import AssetHealth
+
+MAX_BODY: Final = 256 * 1024
+
+
+def make_app(agent: Shown, journal: Journal, health: Callable[[], dict[str, AssetHealth]]) -> Starlette:
+    """The pages of one agent, and what the phone asks it."""
+    return Starlette(
+        routes=[
+            *pages.routes(agent, journal, health),
+            *form_api.routes(agent, journal, health),
+            Mount("/static", StaticFiles(directory=form.STATIC)),
+        ],
+        middleware=[Middleware(BaseHTTPMiddleware, dispatch=_guard)],
+    )
+
+
+async def _guard(request: Request, call_next: RequestResponseEndpoint) -> Response:
+    if request.method not in ("GET", "HEAD") and form.cross_site(request.headers):
+        return error(403, "cross_site", "this request came from another site's page")
+    length = request.headers.get("content-length", "0")
+    if "transfer-encoding" in request.headers or not length.isdecimal() or int(length) > MAX_BODY:
+        return error(413, "too_large", f"more than {MAX_BODY} bytes, or of unknown length")
+    response = await call_next(request)
+    for name, value in form.HEADERS.items():
+        response.headers.setdefault(name, value)
+    if request.url.path.startswith("/api/"):
+        response.headers["Cache-Control"] = "no-store"
+    return response

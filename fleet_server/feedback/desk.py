@@ -1,0 +1,87 @@
+"""What a technician's phone is shown: machines, alarms with why, and what became of what was said."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from fleet_server.store import devices, events, outcomes
+from fleet_server.store.outcomes import OutcomeRow
+from fleet_server.store.pool import Connection
+from models.contract.labels import LABELS_VERSION, taxonomy
+from models.contract.messages import AlarmEvent, Annotation, AssetHealth
+from models.form import api, speech
+
+ALARMS, OUTCOMES = 40, 50  # the newest; the bootstrap leaves out more where they do not fit
+RECENT: Final = timedelta(days=14)  # alarms that are over
+
+
+def bootstrap(conn: Connection, lang: str, *, known_labels: int = 0, hall: str | None = None) -> api.Bootstrap:
+    """Everything that the form needs until the next one. `known_labels`: the taxonomy that the phone has."""
+    now = datetime.now(UTC)
+    health: dict[str, AssetHealth] = {}
+    assets = []
+    for device in devices.listing(conn):
+        said = (device.heartbeat or {}).get("assets", {})
+        for name in device.assets:
+            each = health[name] = AssetHealth.model_validate(said.get(name, {}))
+            if hall is None or each.hall == hall:
+                assets.append(_asset(name, device.device_id, each, known=name in said))
+    shown = {asset.id for asset in assets}
+    return api.fit(
+        api.Bootstrap(
+            host="server",
+            name="fleet server",
+            now=now,
+            sign_in="none",
+            taxonomy=None if known_labels == LABELS_VERSION else taxonomy(),
+            assets=tuple(assets),
+            alarms=tuple(
+                _alarm(row, lang, health)
+                for row in events.recent(conn, since=now - RECENT, limit=ALARMS)
+                if row.asset_id in shown
+            ),
+            outcomes=tuple(_outcome(row, lang) for row in outcomes.newest(conn, OUTCOMES)),
+            policy=speech.policy(lang),
+        )
+    )
+
+
+def _asset(name: str, device: str, health: AssetHealth, *, known: bool) -> api.AssetView:
+    return api.AssetView(
+        id=name,
+        kind=health.kind,
+        hall=health.hall,
+        code=api.short_code(name, health.code),
+        device=device,
+        state=health.state if known else "unknown",
+        alarm=health.alarm,
+        score=health.score,
+        last_sample_at=health.last_sample_at,
+    )
+
+
+def _alarm(row: events.RecentRow, lang: str, health: dict[str, AssetHealth]) -> api.AlarmView:
+    asset = health.get(row.asset_id)
+    end = row.cleared_at or row.updated_at
+    if row.cleared_at is None and asset and asset.last_sample_at:
+        end = max(end, asset.last_sample_at)
+    return speech.alarm_view(
+        AlarmEvent.model_validate(row.body),
+        lang,
+        device=row.device_id,
+        open=row.cleared_at is None,
+        end=end,
+        score=row.score,
+        units={signal.name: signal.unit for signal in asset.signals} if asset else {},
+        answered=row.annotations > 0,
+    )
+
+
+def _outcome(row: OutcomeRow, lang: str) -> api.OutcomeView:
+    model = None
+    if row.model_name is not None and row.model_version is not None:
+        model = api.ModelView(name=row.model_name, version=row.model_version, released=bool(row.released))
+    return speech.outcome_view(
+        Annotation.model_validate(row.body), lang, state="stored", status=row.status, reason=row.reason, model=model
+    )

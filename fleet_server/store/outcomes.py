@@ -1,0 +1,48 @@
+"""What became of annotations, as far as to the model that learned from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from psycopg import Connection
+from psycopg.rows import class_row
+
+
+@dataclass(frozen=True)
+class OutcomeRow:
+    """The model is the newest that has run somewhere, else the newest candidate that learned from it."""
+
+    annotation_id: UUID
+    body: dict[str, Any]
+    status: str
+    reason: str
+    model_name: str | None
+    model_version: int | None
+    released: bool | None
+
+
+def newest(conn: Connection[Any], limit: int, *, annotator: str | None = None) -> list[OutcomeRow]:
+    """Of everybody, or of one person; the newest first."""
+    return (
+        conn.cursor(row_factory=class_row(OutcomeRow))
+        .execute(
+            """
+            SELECT a.annotation_id, a.body, a.status, a.reason, m.name AS model_name, m.version AS model_version,
+                   m.released
+            FROM annotation a LEFT JOIN LATERAL (
+                SELECT b.name, b.version, EXISTS (
+                    SELECT FROM assignment s WHERE s.sha256 = b.sha256 AND s.step = 'active') AS released
+                FROM label l JOIN dataset d ON d.label_ids @> ARRAY[l.label_id] JOIN bundle b ON b.dataset = d.sha256
+                WHERE l.annotations @> ARRAY[a.annotation_id] AND a.status = 'accepted'
+                  AND b.state NOT IN ('refused', 'barred')
+                ORDER BY released DESC, b.version DESC LIMIT 1
+            ) m ON true
+            WHERE %(annotator)s::text IS NULL OR a.annotator = %(annotator)s
+            ORDER BY a.received_at DESC, a.annotation_id LIMIT %(limit)s
+            """,
+            {"annotator": annotator, "limit": limit},
+        )
+        .fetchall()
+    )

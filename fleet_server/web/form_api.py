@@ -1,0 +1,97 @@
+"""What the technician's phone asks the server: docs/form-api.md. The agent answers the same."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, Response
+
+from fleet_server.errors import NotFound, Refused
+from fleet_server.feedback import desk, intake
+from fleet_server.store import annotations as spoken
+from fleet_server.store.pool import Pool
+from fleet_server.web.deps import PoolOf
+from models.contract.base import Message
+from models.contract.codec import Unreadable
+from models.contract.messages import Annotation
+from models.form import api, speech
+from models.form.sent import read_annotation, wrong_fields
+
+router = APIRouter()
+
+
+@router.get("/form/bootstrap")
+def bootstrap(pool: PoolOf, lang: str = "en", labels_version: int = 0, hall: str | None = None) -> Response:
+    """Everything that the form needs until the next one."""
+    with pool.connection() as conn:
+        return _json(desk.bootstrap(conn, speech.language(lang), known_labels=labels_version, hall=hall))
+
+
+@router.put("/annotations/{annotation_id}")
+async def put_annotation(annotation_id: UUID, request: Request, pool: PoolOf) -> Response:
+    """201: stored now; 200: it was here, word for word; 409: this id stands for other words; 422: not an annotation.
+
+    What a rule speaks against is stored all the same, and `status` and `reason` say so.
+    """
+    try:
+        said = read_annotation(str(annotation_id), await request.body())
+        taken = await run_in_threadpool(take, pool, said)
+    except Unreadable as exc:
+        return _refusal(422, "unreadable", str(exc), annotation_id, wrong_fields(exc))
+    except Refused as exc:
+        return _refusal(409, "conflict", str(exc), annotation_id)
+    return _json(taken, 201 if taken.taken == "new" else 200)
+
+
+@router.get("/annotations/{annotation_id}")
+def get_annotation(annotation_id: UUID, pool: PoolOf) -> Response:
+    """Whether it is here, and what became of it."""
+    with pool.connection() as conn:
+        row = spoken.get(conn, annotation_id)
+    if row is None:
+        raise NotFound(f"there is no annotation {annotation_id}")
+    return _json(_taken(row, is_new=False))
+
+
+def take(pool: Pool, said: Annotation) -> api.Taken:
+    """Store an annotation made here, committed when this returns; what became of it.
+
+    Raises:
+        Refused: this id stands for other words.
+    """
+    with pool.connection() as conn:
+        is_new = intake.receive(conn, said, via="server", received_at=datetime.now(UTC))
+        row = spoken.get(conn, said.annotation_id)
+    assert row is not None, "it was stored just now"
+    return _taken(row, is_new=is_new)
+
+
+def _taken(row: spoken.AnnotationRow, *, is_new: bool) -> api.Taken:
+    return api.Taken(
+        annotation_id=row.annotation_id,
+        taken="new" if is_new else "before",
+        state="stored",
+        status=row.status,
+        reason=row.reason,
+    )
+
+
+def _json(message: Message, status: int = 200) -> Response:
+    return Response(message.model_dump_json(), status, media_type="application/json")
+
+
+def _refusal(
+    status: int, code: str, text: str, annotation_id: UUID, reasons: list[api.Reason] | None = None
+) -> Response:
+    """Names the id: a phone takes it for nobody else's answer."""
+    return JSONResponse(
+        {
+            "annotation_id": str(annotation_id),
+            "error": {"code": code, "message": text},
+            "reasons": [reason.model_dump() for reason in reasons or ()],
+        },
+        status,
+    )

@@ -1,0 +1,139 @@
+"""Sentences for the phone, in the languages of models/form/words. Text, never HTML: the form escapes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cache
+from importlib import resources
+from typing import Final
+
+from models.contract.labels import LABELS_VERSION, taxonomy
+from models.contract.messages import AlarmEvent, Annotation
+from models.form.api import POLICY, AlarmView, ModelView, OutcomeView, Policy, Where
+
+LANGUAGES: Final = ("en", "de")
+SHOWN_DRIVERS: Final = 3
+
+
+def language(asked: str | None) -> str:
+    """The one asked for ("de", "de-AT"), else English."""
+    short = (asked or "")[:2].lower()
+    return short if short in LANGUAGES else "en"
+
+
+@cache
+def words(lang: str) -> Mapping[str, str]:
+    file = resources.files("models.form") / "words" / f"{language(lang)}.json"
+    found: dict[str, str] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def say(lang: str, key: str, **facts: object) -> str:
+    return words(lang)[key].format(**facts)
+
+
+def fault_text(lang: str, code: str) -> str:
+    """The code itself where the taxonomy does not know it: a model may have classes of its own."""
+    for term in taxonomy(LABELS_VERSION).faults:
+        if term.code == code:
+            return term.text.get(language(lang), code)
+    return code
+
+
+def policy(lang: str) -> Policy:
+    return Policy(version=POLICY, text=say(lang, "policy"))
+
+
+def why(event: AlarmEvent, lang: str, units: Mapping[str, str], *, blind: bool) -> tuple[str, ...]:
+    """Why there is an alarm. `units`: of each signal."""
+    said = []
+    if event.fault_class and not blind:
+        said.append(say(lang, "why.looks_like", fault=fault_text(lang, event.fault_class)))
+    for driver in event.drivers[:SHOWN_DRIVERS]:
+        signal, _, feature = driver.feature.rpartition(".")
+        unit = units.get(signal, "1")
+        has_unit = feature in ("mean", "std", "rms", "abs_mean", "peak", "peak_to_peak") and unit != "1"
+        said.append(
+            say(
+                lang,
+                "why.driver",
+                signal=signal,
+                feature=words(lang).get(f"feature.{feature}", feature),
+                value=f"{driver.value:.3g}",
+                usual=f"{driver.usual:.3g}",
+                unit=f" {unit}" if has_unit else "",
+            )
+        )
+    said.append(say(lang, "why.score", score=f"{event.score:.2f}", threshold=f"{event.threshold:.2f}"))
+    return tuple(said)
+
+
+def alarm_view(
+    event: AlarmEvent,
+    lang: str,
+    *,
+    device: str,
+    open: bool,
+    end: datetime,
+    score: float,
+    units: Mapping[str, str],
+    blind: bool = False,
+    answered: bool = False,
+) -> AlarmView:
+    """An alarm as the phone shows it."""
+    return AlarmView(
+        event_id=event.event_id,
+        trace_id=event.trace_id,
+        asset=event.asset,
+        device=device,
+        open=open,
+        opened_at=event.opened_at,
+        end=end,
+        score=score,
+        threshold=event.threshold,
+        looks_like=None if blind else event.fault_class,
+        why=why(event, lang, units, blind=blind),
+        drivers=event.drivers[:SHOWN_DRIVERS],
+        plot=event.plot,
+        blind=blind,
+        answered=answered,
+    )
+
+
+def outcome_view(
+    said: Annotation,
+    lang: str,
+    *,
+    state: Where,
+    status: str = "",
+    reason: str = "",
+    model: ModelView | None = None,
+    suppressed: bool = False,
+) -> OutcomeView:
+    """What became of an annotation. `status` is the server's: accepted, held, rejected, empty if not heard yet."""
+    outcome, key = "waiting", "outcome.waiting"
+    if model:
+        outcome, key = "learned", "outcome.learned_released" if model.released else "outcome.learned"
+    elif status == "accepted" and not said.learn:
+        outcome, key = "kept_out", "outcome.kept_out"
+    elif status in ("accepted", "held"):
+        outcome, key = status, f"outcome.{status}"
+    elif status == "rejected":
+        outcome, key = "refused", "outcome.refused"
+    facts = {"model": model.name, "version": model.version} if model else {}
+    text = [say(lang, key, reason=reason, **facts)]
+    if suppressed:
+        text.append(say(lang, "outcome.suppressed"))
+    return OutcomeView.model_validate(
+        {
+            **said.model_dump(include={"annotation_id", "asset", "event_id", "verdict", "fault", "made_at"}),
+            "state": state,
+            "outcome": outcome,
+            "reason": reason,
+            "suppressed": suppressed,
+            "model": model,
+            "text": " ".join(text),
+        }
+    )
