@@ -10,19 +10,18 @@ import queue
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
 from edge_agent import sensors
 from edge_agent.annotate import KEEP, Journal
-from edge_agent.bundles import write_whole
+from edge_agent.clock import Clock
 from edge_agent.config import Asset, Config, Trust
 from edge_agent.detect import Detector, Pipeline
 from edge_agent.errors import AgentError, AlreadyRunning, BundleRejected
+from edge_agent.files import write_whole
 from edge_agent.health import Health
 from edge_agent.outbox import Outbox
 from edge_agent.page import PageServer, make_app
@@ -40,6 +39,7 @@ log = logging.getLogger(__name__)
 
 BLOCKS: Final = 32  # between a source and the detector; a recording waits, a machine's source drops and counts
 SILENT_S: Final = 10.0  # a machine's source that gives nothing for so long is silent
+AWAY_S: Final = 2.0  # between two turns of the main loop: it was stopped, or the machine slept
 
 
 class Agent:
@@ -51,12 +51,15 @@ class Agent:
         self.stopping = threading.Event()
         self._failed: str | None = None
         self._lock = _lock(config.state_dir)
-        self._outbox = Outbox(config.state_dir / "outbox.db", config.outbox)
+        self.clock = Clock(config.state_dir)
+        # Ages go by the time that has surely passed: a clock that leaps a year ahead evicts nothing.
+        self._outbox = Outbox(config.state_dir / "outbox.db", config.outbox, self.clock.at_least)
         self.journal = Journal(self._outbox)
-        self.health = Health(config.heartbeat_s)
+        self.health = Health(config.heartbeat_s, self.clock)
         self._sources = {asset.id: sensors.open_source(asset, config.broker) for asset in config.asset}
         self._blocks: queue.Queue[tuple[str, sensors.Block | None]] = queue.Queue(BLOCKS)
-        self._heard = {asset.id: time.monotonic() for asset in config.asset}
+        self._heard = {asset.id: self.clock.monotonic() for asset in config.asset}
+        self._looked_at = self.clock.monotonic()
         self._silent: set[str] = set()
         baseline = first_bundle(config)
         pipelines = [self._pipeline(asset, baseline) for asset in config.asset]
@@ -70,6 +73,7 @@ class Agent:
             self.detector,
             self._put,
             self._fetch,
+            self.clock,
         )
         self.rollout.start_up(baseline)
         self._pick_up_alarms()
@@ -81,6 +85,7 @@ class Agent:
                 self._outbox,
                 self.rollout.offer,
                 self.health.counters,
+                clock=self.clock,
             )
 
     def run(self) -> int:
@@ -140,12 +145,13 @@ class Agent:
                         return
             else:
                 if block is not None and block.times.size:
-                    self._heard[asset] = time.monotonic()
+                    self._heard[asset] = self.clock.monotonic()
                     self._silent.discard(asset)
                     if block.begins:
                         self._tell(f"{asset}: {block.begins}")
                         self.detector.begin_recording(asset)
                     self.detector.feed(asset, block.times, block.values)
+            self.clock.look()
             self.detector.flush()
             self._look_for_silence()
             self._beat()
@@ -158,7 +164,7 @@ class Agent:
             if not episode.open:
                 continue
             if pipeline is None or self._sources[asset].ends or not pipeline.resume(episode.event):
-                self._put([episode.event.model_copy(update={"phase": Phase.CLEARED, "made_at": datetime.now(UTC)})])
+                self._put([episode.event.model_copy(update={"phase": Phase.CLEARED, "made_at": self.clock.now()})])
 
     def _read(self, asset: Asset) -> None:
         """A source's thread."""
@@ -174,16 +180,20 @@ class Agent:
             self.health.counters[f"blocks_unreadable.{asset.id}"] = source.unreadable
 
     def _look_for_silence(self) -> None:
+        now = self.clock.monotonic()
+        if (away := now - self._looked_at) > AWAY_S:  # this process stood still, not the sources
+            self._heard = {asset: heard + away for asset, heard in self._heard.items()}
+        self._looked_at = now
         for asset, heard in self._heard.items():
-            if time.monotonic() - heard > SILENT_S and asset not in self._silent and not self._sources[asset].ends:
+            if now - heard > SILENT_S and asset not in self._silent and not self._sources[asset].ends:
                 self._silent.add(asset)
                 self.detector.pipelines[asset].quiet = "silent"
                 fault = SensorFault(
                     trace_id=new_trace_id(),
-                    made_at=datetime.now(UTC),
+                    made_at=self.clock.now(),
                     asset=asset,
                     fault=FaultOfSensor.SILENT,
-                    since=datetime.now(UTC),
+                    since=self.clock.now(),
                     detail=f"nothing for {SILENT_S:g} s",
                 )
                 self._put([fault])
@@ -207,7 +217,8 @@ class Agent:
             self._uplink.fetch(sha256, indexes)
 
     def _put(self, bodies: Sequence[Body]) -> None:
-        self.journal.put(bodies)
+        quality = self.clock.quality
+        self.journal.put([body.model_copy(update={"time_quality": quality}) for body in bodies])
         for body in bodies:
             if line := tell(body):
                 self._tell(line)
@@ -217,7 +228,7 @@ class Agent:
     def _pipeline(self, asset: Asset, bundle: Bundle) -> Pipeline:
         source = self._sources[asset.id]
         spec = asset.window or bundle.manifest.window or default_window(source.rate_hz)
-        return Pipeline(asset, source.signals, spec, self.config.state_dir / "references")
+        return Pipeline(asset, source.signals, spec, self.config.state_dir / "references", self.clock)
 
     def _start(self, name: str, loop: Callable[[], None]) -> threading.Thread:
         def guarded() -> None:
@@ -243,6 +254,7 @@ class Agent:
             self._uplink.stop()
         if page:
             page.stop()
+        self.clock.close()
         for thread in threading.enumerate():
             if thread.name.startswith(("source-", "rollout", "uplink", "page")):
                 thread.join(3.0)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import sqlite3
 import threading
 from collections.abc import Iterable
@@ -18,8 +17,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge_agent.errors import BundleRejected
+from edge_agent.files import write_whole
 from models.bundle.files import BadBundle, Bundle, digest, unpack
-from models.crash_points import crash_point
 
 log = logging.getLogger(__name__)
 
@@ -129,20 +128,3 @@ def _open(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """The file holds all of this, or what it held before, whatever happens."""
-    new = path.with_name(f"{path.name}.new")
-    with new.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    crash_point("bundle.before_rename")
-    new.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    crash_point("bundle.after_rename")

@@ -2,34 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import resource
 import sys
-import time
 from collections import Counter
-from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from models.contract.base import ModelRef, Stream, TimeQuality
+from edge_agent.clock import SYSTEM, Clock
+from models.contract.base import ModelRef, Stream
 from models.contract.ids import new_epoch, new_trace_id
 from models.contract.messages import AssetHealth, Heartbeat, Step, StreamCount
-
-STARTED_FROM = datetime(2026, 1, 1, tzinfo=UTC)  # a clock before this program was written is wrong
 
 
 class Health:
     """Counters of everything that was dropped or refused, and the heartbeat that tells of them."""
 
-    def __init__(self, every_s: float) -> None:
-        self._every_s = every_s
-        self._began = time.monotonic()
-        self._due = 0.0
+    def __init__(self, every_s: float, clock: Clock = SYSTEM) -> None:
+        self._every_s, self._clock = every_s, clock
+        self._began = clock.monotonic()
+        self._due = -math.inf
         self.boot = new_epoch()
         self.counters: Counter[str] = Counter()
 
     @property
     def due(self) -> bool:
-        return time.monotonic() >= self._due
+        return self._clock.monotonic() >= self._due
 
     def beat(
         self,
@@ -41,14 +39,14 @@ class Health:
         latencies: tuple[float, float] | None,
     ) -> Heartbeat:
         """The next heartbeat; the one after it is due `every_s` from now."""
-        self._due = time.monotonic() + self._every_s
+        self._due = self._clock.monotonic() + self._every_s
         return Heartbeat(
             trace_id=new_trace_id(),
-            made_at=datetime.now(UTC),
-            time_quality=time_quality(),
+            made_at=self._clock.now(),
+            time_quality=self._clock.quality,
             agent_version=agent_version(),
             boot=self.boot,
-            uptime_s=time.monotonic() - self._began,
+            uptime_s=self._clock.monotonic() - self._began,
             running=running,
             step=step,
             assignment=assignment,
@@ -57,15 +55,9 @@ class Health:
             latency_us_p50=latencies[0] if latencies else None,
             latency_us_p99=latencies[1] if latencies else None,
             rss_bytes=rss_bytes(),
-            counters={name: n for name, n in self.counters.items() if n},
+            clock=self._clock.report(),
+            counters={name: n for name, n in (self.counters + self._clock.counters).items() if n},
         )
-
-
-def time_quality() -> TimeQuality:
-    """What can be told without asking anybody: systemd-timesyncd leaves a mark once it has synchronised."""
-    if datetime.now(UTC) < STARTED_FROM:
-        return TimeQuality.UNSYNCED
-    return TimeQuality.SYNCED if Path("/run/systemd/timesync/synchronized").exists() else TimeQuality.UNKNOWN
 
 
 def agent_version() -> str:

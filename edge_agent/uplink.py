@@ -10,7 +10,6 @@ import logging
 import queue
 import random
 import threading
-import time
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -20,6 +19,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from edge_agent.clock import SYSTEM, Clock
 from edge_agent.config import Broker
 from edge_agent.errors import AgentError
 from edge_agent.outbox import PRIORITY, Outbox
@@ -58,7 +58,9 @@ class Uplink:
         offer: Callable[[Offer | Chunk], None],
         counters: Counter[str],
         receipt_s: float = RECEIPT_S,
+        clock: Clock = SYSTEM,
     ) -> None:
+        self._clock = clock
         self.device, self._broker, self._keys, self._outbox = device, broker, server_keys, outbox
         self._offer, self._counters, self._receipt_s = offer, counters, receipt_s
         self._stop = threading.Event()
@@ -204,7 +206,7 @@ class Uplink:
             del self._times[place]
 
     def _send(self) -> None:
-        now = time.monotonic()
+        now = self._clock.monotonic()
         late = [place for place, sent in self._sent.items() if now - sent.at > self._patience(sent)]
         for stream, seq in late:
             del self._sent[stream, seq]
@@ -240,8 +242,8 @@ class Uplink:
 
     def _drain(self, up_to_s: float = 2.0) -> None:
         """At the end: send what is there, and wait a little for its receipts. What stays is on disk."""
-        deadline = time.monotonic() + up_to_s
-        while self.connected and time.monotonic() < deadline:
+        deadline = self._clock.monotonic() + up_to_s
+        while self.connected and self._clock.monotonic() < deadline:
             self._handle_inbox()
             self._send()
             if not self._sent:

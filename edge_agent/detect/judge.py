@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.bundles import write_whole
 from edge_agent.errors import BundleRejected
+from edge_agent.files import write_whole
 from models import selfref
 from models.bundle.files import BadBundle
 from models.contract.features import vector_names

@@ -15,6 +15,7 @@ from uuid import UUID
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.clock import SYSTEM, Clock
 from edge_agent.config import Asset
 from edge_agent.detect.judge import Judge, Seen
 from edge_agent.detect.plot import NormalWindow
@@ -53,7 +54,15 @@ class _Episode:
 class Pipeline:
     """One asset from samples to messages. Not for several threads; the Detector holds its lock around it."""
 
-    def __init__(self, asset: Asset, signals: tuple[Signal, ...], spec: WindowSpec, folder: Path | None) -> None:
+    def __init__(
+        self,
+        asset: Asset,
+        signals: tuple[Signal, ...],
+        spec: WindowSpec,
+        folder: Path | None,
+        clock: Clock = SYSTEM,
+    ) -> None:
+        self._clock = clock
         self.asset, self.signals, self.spec, self._folder = asset, signals, spec, folder
         self.names = vector_names(s.name for s in signals)
         self._windower = Windower(spec, len(signals))
@@ -88,7 +97,7 @@ class Pipeline:
         if self._episode or event.trial or self.current is None or self.current.learning:
             return False
         self._episode = _Episode(event.event_id, event.trace_id, event.opened_at)
-        self._episode.told_score, self._episode.told_at = event.score, time.monotonic()
+        self._episode.told_score, self._episode.told_at = event.score, self._clock.monotonic()
         self.current.open = True
         return True
 
@@ -187,7 +196,7 @@ class Pipeline:
     def _sensor_message(self, fault: tuple[str, FaultOfSensor], window: Window) -> SensorFault:
         return SensorFault(
             trace_id=new_trace_id(),
-            made_at=datetime.now(UTC),
+            made_at=self._clock.now(),
             asset=self.asset.id,
             signal=fault[0],
             fault=fault[1],
@@ -201,7 +210,7 @@ class Pipeline:
             return
         bundle = judge.scorer.bundle
         classes = bundle.manifest.classifier.classes if bundle.manifest.classifier else ()
-        log = self._logs.setdefault(bundle.sha256, PredictionLog(self.asset.id, bundle.ref, classes))
+        log = self._logs.setdefault(bundle.sha256, PredictionLog(self.asset.id, bundle.ref, classes, self._clock))
         log.add(trace, window, seen)
         if log.due and (message := log.take()):
             yield message
@@ -209,7 +218,7 @@ class Pipeline:
     def _move_episode(
         self, trace: UUID, window: Window, judge: Judge, seen: Seen, trial: bool, vector: NDArray[np.float64]
     ) -> Iterator[Body]:
-        episode, now = self._episode, time.monotonic()
+        episode, now = self._episode, self._clock.monotonic()
         if seen.open and episode is None:
             length = judge.rule.raise_after * self.spec.hop / self.spec.rate_hz
             episode = self._episode = _Episode(new_trace_id(), trace, _instant(window.end - length))
@@ -238,7 +247,7 @@ class Pipeline:
         drivers = judge.drivers(vector)
         return AlarmEvent(
             trace_id=trace,
-            made_at=datetime.now(UTC),
+            made_at=self._clock.now(),
             event_id=episode.event_id,
             phase=phase,
             asset=self.asset.id,
@@ -271,7 +280,7 @@ class Pipeline:
         return SampledWindow.model_validate(
             {
                 "trace_id": trace,
-                "made_at": datetime.now(UTC),
+                "made_at": self._clock.now(),
                 "asset": self.asset.id,
                 "window_start": _instant(window.start),
                 "window_end": _instant(window.end),

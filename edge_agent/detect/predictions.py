@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import time
-from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
 
 import numpy as np
 
+from edge_agent.clock import Clock
 from edge_agent.detect.judge import Seen
 from models.contract.base import ModelRef
 from models.contract.messages import (
@@ -25,7 +24,8 @@ LOG_SECONDS: Final = 2.0  # or when the first of them is so old
 class PredictionLog:
     """The prediction log of one asset and model, in columns."""
 
-    def __init__(self, asset: str, model: ModelRef, classes: tuple[str, ...]) -> None:
+    def __init__(self, asset: str, model: ModelRef, classes: tuple[str, ...], clock: Clock) -> None:
+        self._clock = clock
         self.asset, self.model, self.classes = asset, model, classes
         self._rows: list[tuple[UUID, float, float, float, bool, int, float]] = []
         self._since = math.inf
@@ -33,11 +33,11 @@ class PredictionLog:
     def add(self, trace: UUID, window: Window, seen: Seen) -> None:
         fault = self.classes.index(seen.scored.fault_class) if seen.over and seen.scored.fault_class else 255
         self._rows.append((trace, window.start, window.end, seen.scored.score, seen.over, fault, seen.latency_us))
-        self._since = min(self._since, time.monotonic())
+        self._since = min(self._since, self._clock.monotonic())
 
     @property
     def due(self) -> bool:
-        return len(self._rows) >= LOG_WINDOWS or time.monotonic() - self._since > LOG_SECONDS
+        return len(self._rows) >= LOG_WINDOWS or self._clock.monotonic() - self._since > LOG_SECONDS
 
     def take(self) -> ScoredWindows | None:
         """The message, and an empty log."""
@@ -47,7 +47,7 @@ class PredictionLog:
         traces, starts, ends, scores, over, faults, latencies = zip(*rows, strict=True)
         return ScoredWindows(
             trace_id=traces[-1],
-            made_at=datetime.now(UTC),
+            made_at=self._clock.now(),
             asset=self.asset,
             model=self.model,
             n=len(rows),

@@ -18,14 +18,14 @@ import logging
 import math
 import queue
 import threading
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from edge_agent.bundles import BundleStore, Memory, write_whole
+from edge_agent.bundles import BundleStore, Memory
+from edge_agent.clock import SYSTEM, Clock
 from edge_agent.errors import BundleRejected
+from edge_agent.files import write_whole
 from models.baseline import keys as baseline_keys
 from models.bundle.files import MAX_BUNDLE, BadBundle, Bundle, digest
 from models.bundle.signing import NotTrusted, PublicKeys
@@ -124,7 +124,9 @@ class Rollout:
         engine: Engine,
         put: Callable[[list[Body]], object],
         fetch: Callable[[str, tuple[int, ...]], None],
+        clock: Clock = SYSTEM,
     ) -> None:
+        self._clock = clock
         self.device, self._approvers, self._server = device, approvers, server
         self._engine, self._put, self._fetch = engine, put, fetch
         self.store, self.memory = BundleStore(state_dir / "bundles"), Memory(state_dir)
@@ -231,7 +233,7 @@ class Rollout:
                 self._fetch_missing()
             except OSError as exc:  # a full disk is no reason to stop watching machines
                 log.error("bundle can not be stored", extra={"reason": str(exc)})
-                self._asked_at = time.monotonic()
+                self._asked_at = self._clock.monotonic()
         if self.step is Step.CHECKING:
             self._check()
         if self.step is Step.TRIAL:
@@ -326,8 +328,8 @@ class Rollout:
             self._tries += 1
             if self._tries >= FETCH_TRIES:
                 self._take(Event.REFUSED, f"{self._tries} downloads were not the approved bytes")
-        elif time.monotonic() - self._asked_at > FETCH_AGAIN_S:
-            self._asked_at = time.monotonic()
+        elif self._clock.monotonic() - self._asked_at > FETCH_AGAIN_S:
+            self._asked_at = self._clock.monotonic()
             self._fetch(model.sha256, tuple(missing[:FETCH_AHEAD]))
 
     def _take_chunk(self, chunk: Chunk) -> None:
@@ -383,7 +385,7 @@ class Rollout:
             self._activate(bundle, Event.KNOWN_GOOD, "verified here before")
         else:
             self._take(Event.VERIFIED)
-            self._trial_began = time.monotonic()
+            self._trial_began = self._clock.monotonic()
             self._engine.try_out(bundle)
 
     # -- trial --------------------------------------------------------------------------------------------------
@@ -396,7 +398,7 @@ class Rollout:
         limits = assignment.trial
         reason = harm(report, self._engine.mean_shift(), limits)
         if reason is None and report.windows < limits.windows:
-            if time.monotonic() - self._trial_began > limits.max_seconds:
+            if self._clock.monotonic() - self._trial_began > limits.max_seconds:
                 reason = f"only {report.windows} of {limits.windows} windows came in {limits.max_seconds:g} s"
             else:
                 return
@@ -473,7 +475,7 @@ class Rollout:
         about = assignment if assignment and assignment.model == release else None
         status = RolloutStatus(
             trace_id=new_trace_id(),
-            made_at=datetime.now(UTC),
+            made_at=self._clock.now(),
             assignment=about.sequence if about else 0,
             rollout=about.rollout if about else None,
             release=release,

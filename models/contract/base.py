@@ -44,9 +44,11 @@ class Stream(enum.StrEnum):
 class TimeQuality(enum.StrEnum):
     """What the device knows of its own wall clock."""
 
-    SYNCED = "synced"
+    SYNCED = "synced"  # kept by time synchronisation
     UNSYNCED = "unsynced"
-    UNKNOWN = "unknown"
+    JUMPED = "jumped"  # unsynced, and it was set within the last hour
+    FLOOR = "floor"  # it stands before a time that is known to have passed: that time, carried on, is told instead
+    UNKNOWN = "unknown"  # whether it is kept cannot be told
 
 
 class Message(BaseModel):

@@ -205,6 +205,16 @@ class AssetHealth(Message):
     signals: tuple[Signal, ...] = ()
 
 
+class ClockReport(Message):
+    """The wall clock against the monotonic one, since the agent's start."""
+
+    offset_s: float = 0.0  # what the wall gained, jumps included
+    drift_ppm: float = 0.0  # microseconds that it gains a second, without jumps
+    jumps_forward: Annotated[int, Field(ge=0)] = 0
+    jumps_back: Annotated[int, Field(ge=0)] = 0
+    floor: AwareDatetime  # it is at least so late
+
+
 class Heartbeat(Body):
     """The device says how it is. Stream health."""
 
@@ -220,6 +230,7 @@ class Heartbeat(Body):
     latency_us_p50: float | None = None
     latency_us_p99: float | None = None
     rss_bytes: int | None = None
+    clock: ClockReport | None = None
     counters: dict[Text, int] = Field(default_factory=dict)  # refused receipts, unreadable offers, sensor restarts, ...
     capabilities: Capabilities | None = None
     floor: Annotated[int, Field(ge=0)] = 0  # no version below is taken
