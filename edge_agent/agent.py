@@ -18,6 +18,7 @@ from typing import IO, Any, Final
 from edge_agent import sensors
 from edge_agent.annotate import KEEP, Journal
 from edge_agent.clock import Clock
+from edge_agent.commands import Commands
 from edge_agent.config import Asset, Config, Trust
 from edge_agent.detect import Detector, Pipeline
 from edge_agent.errors import AgentError, AlreadyRunning, BundleRejected
@@ -31,6 +32,7 @@ from models import lifeline
 from models.baseline import shipped
 from models.bundle.files import BadBundle, Bundle, unpack
 from models.bundle.signing import NotTrusted, PublicKeys
+from models.contract.commands import RequestReport, SendAgain
 from models.contract.ids import new_trace_id
 from models.contract.messages import AlarmEvent, Body, FaultOfSensor, Phase, SensorFault
 from models.windows import default_window
@@ -77,16 +79,22 @@ class Agent:
         )
         self.rollout.start_up(baseline)
         self._pick_up_alarms()
+        server_keys = _keys(config.trust.server_keys, None)
+        self.commands = Commands(config.device, server_keys, self._outbox, self.health.counters)
+        self.commands.register(RequestReport, lambda _body, _db: self.health.ask())
         if config.broker:
             self._uplink = Uplink(
                 config.device,
                 config.broker,
-                _keys(config.trust.server_keys, None),
+                server_keys,
                 self._outbox,
                 self.rollout.offer,
+                self.commands.take,
                 self.health.counters,
                 clock=self.clock,
             )
+            uplink = self._uplink
+            self.commands.register(SendAgain, lambda _body, _db: uplink.send_again())
 
     def run(self) -> int:
         """Until a signal, the end of the recordings (`once`), or the death of a part. Returns the exit code."""

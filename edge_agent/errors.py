@@ -5,6 +5,7 @@ AgentError
 ├── AlreadyRunning   another agent has this state folder
 ├── OutboxFailed     the outbox can not promise what it must
 ├── BundleRejected   a model was refused; the running one is untouched
+├── CommandRefused   a command of the server's is not done, and why
 └── SourceFailed     a source can not be read as configured
 """
 
@@ -34,6 +35,10 @@ class BundleRejected(AgentError):
         super().__init__(f"{what} refused: {reason}")
         self.what = what
         self.reason = reason
+
+
+class CommandRefused(AgentError):
+    """A command is not done; the reason goes to the server."""
 
 
 class SourceFailed(AgentError):

@@ -29,6 +29,10 @@ class Health:
     def due(self) -> bool:
         return self._clock.monotonic() >= self._due
 
+    def ask(self) -> None:
+        """Somebody wants to know now."""
+        self._due = 0.0
+
     def beat(
         self,
         running: ModelRef,

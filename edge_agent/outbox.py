@@ -92,7 +92,7 @@ class Outbox:
             self._db.close()
 
     def put(
-        self, bodies: Sequence[Body], within: Callable[[sqlite3.Connection], None] | None = None
+        self, bodies: Sequence[Body], within: Callable[[sqlite3.Connection], object] | None = None
     ) -> list[tuple[Stream, int]]:
         """Confirm these records: when this returns they survive a power cut.
 

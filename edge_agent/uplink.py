@@ -27,6 +27,7 @@ from models.bundle.signing import NotTrusted, PublicKeys
 from models.contract import topics
 from models.contract.base import Stream
 from models.contract.codec import MAX_PAYLOAD, Unreadable, dump, load, wrap
+from models.contract.commands import CommandNote
 from models.contract.messages import Chunk, Fetch, Offer, Receipt, ReceiptNote
 
 log = logging.getLogger(__name__)
@@ -56,13 +57,14 @@ class Uplink:
         server_keys: PublicKeys | None,
         outbox: Outbox,
         offer: Callable[[Offer | Chunk], None],
+        command: Callable[[CommandNote], None],
         counters: Counter[str],
         receipt_s: float = RECEIPT_S,
         clock: Clock = SYSTEM,
     ) -> None:
         self._clock = clock
         self.device, self._broker, self._keys, self._outbox = device, broker, server_keys, outbox
-        self._offer, self._counters, self._receipt_s = offer, counters, receipt_s
+        self._offer, self._command, self._counters, self._receipt_s = offer, command, counters, receipt_s
         self._stop = threading.Event()
         self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._sent: dict[tuple[Stream, int], _Sent] = {}
@@ -78,6 +80,10 @@ class Uplink:
         message = Fetch(device=self.device, sha256=sha256, indexes=indexes)
         if self.connected:
             self._client.publish(topics.fetch(self.device), dump(message), qos=1)
+
+    def send_again(self) -> None:
+        """Everything that waits, now: what was sent is not waited for any longer. From any thread."""
+        self._queue("send_again", None)
 
     def loop(self) -> None:
         """Until `stop`. Raises AgentError if the network thread has died."""
@@ -179,11 +185,16 @@ class Uplink:
                 self._on_receipt(load(ReceiptNote, payload))
             elif parsed.name == "offer":
                 self._offer(load(Offer, payload))
+            elif parsed.name == "command":
+                self._command(load(CommandNote, payload))
             else:
                 self._offer(load(Chunk, payload))
         except Unreadable as exc:
             self._counters["unreadable_from_server"] += 1
             log.warning("message not readable", extra={"topic": topic, "reason": str(exc)})
+
+    def _on_send_again(self, _: None) -> None:
+        self._forget_sent()
 
     def _on_receipt(self, note: ReceiptNote) -> None:
         try:

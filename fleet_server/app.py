@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import uvicorn
 
+from fleet_server.commands.loop import CommandLoop
 from fleet_server.config import Config
 from fleet_server.errors import BadConfig, NotReady
 from fleet_server.ingest.mailbox import Mailbox
@@ -33,7 +34,7 @@ from models.bundle.signing import SigningKey
 log = logging.getLogger(__name__)
 
 CHECK_S: Final = 0.5
-NAMED_THREADS: Final = ("release", "learning")
+NAMED_THREADS: Final = ("release", "learning", "commands")
 
 
 class Part(Protocol):
@@ -114,11 +115,13 @@ def serve(config: Config) -> int:
         publisher = Publisher(pool, subscriber.publish)
         release = ReleaseLoop(config, pool, publisher)
         subscriber.when_connected(release.republish)
+        commands = CommandLoop(pool, subscriber.publish, key)
+        subscriber.when_connected(commands.republish)
         fetches = FetchDesk(publisher.handle_fetch)
         worker = Worker(pool, mailbox, subscriber, key, fetches)
         web = WebServer(Site(config, pool, lambda: subscriber.connected))
         # Stopped in reverse: first nobody asks any more, then what was received is stored, then the connection goes.
-        parts: tuple[Part, ...] = (subscriber, fetches, worker, release, LearningLoop(config, pool), web)
+        parts: tuple[Part, ...] = (subscriber, fetches, worker, release, commands, LearningLoop(config, pool), web)
         for part in parts:
             started.append(part)
             part.start()

@@ -27,6 +27,7 @@ ELSEWHERE: Final = {
     "release": ("fleet_server.release.commands", "bundles: what there is, who approved it"),
     "rollout": ("fleet_server.release.commands", "a release to the fleet, in waves"),
     "rollback": ("fleet_server.release.commands", "bring the fleet back to what ran well before"),
+    "command": ("fleet_server.commands.cli", "tell a device to do something, and see what came of it"),
     "keys": ("fleet_server.release.commands", "keys for signing"),
 }
 

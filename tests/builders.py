@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from models.bundle.files import Bundle, Canary, CanaryCase, pack, unpack
 from models.bundle.signing import SigningKey
 from models.contract.base import ModelRef
+from models.contract.commands import Command, CommandBody, CommandNote
 from models.contract.features import FEATURE_SET, vector_names
 from models.contract.ids import new_trace_id
 from models.contract.labels import Verdict
@@ -202,6 +203,20 @@ class Fleet:
             assignment=self.server.sign(self.assignment(bundle, mode, **changes)),
             approval=self.approver.sign(self.approval(bundle)),
         )
+
+    def command(self, what: CommandBody, **changes: Any) -> CommandNote:
+        """The next one, good for a day."""
+        self.sequence += 1
+        fields: dict[str, Any] = {
+            "device": self.device,
+            "command_id": uuid.uuid4(),
+            "sequence": self.sequence,
+            "issued_at": NOW,
+            "deadline": NOW + timedelta(days=1),
+            "latest": what.state(),
+            "body": what.model_dump(mode="json"),
+        }
+        return CommandNote(command=self.server.sign(Command.model_validate(fields | changes)))
 
     def receipt(self, epoch: str, stream: Any, up_to: int = 0, ranges: Any = (), **changes: Any) -> ReceiptNote:
         fields = {"device": self.device, "epoch": epoch, "stream": stream, "up_to": up_to, "ranges": ranges}

@@ -13,7 +13,7 @@ from uuid import UUID
 from fleet_server.errors import Refused
 from fleet_server.feedback import intake
 from fleet_server.ingest.columns import predictions
-from fleet_server.store import decisions, devices, events, rollouts, shadows, telemetry
+from fleet_server.store import commands, decisions, devices, events, rollouts, shadows, telemetry
 from fleet_server.store.ledger import Key
 from fleet_server.store.pool import Connection
 from fleet_server.store.telemetry import Prediction, Sample
@@ -22,6 +22,7 @@ from models.contract.messages import (
     AlarmEvent,
     Annotation,
     Body,
+    CommandResult,
     Heartbeat,
     RolloutStatus,
     SampledWindow,
@@ -114,6 +115,11 @@ def rollout_status(batch: Batch, key: Key, body: RolloutStatus) -> None:
     devices.set_running(batch.conn, key.device, key.epoch, key.seq, body.running, body.step, body.assignment)
 
 
+def command_result(batch: Batch, key: Key, body: CommandResult) -> None:
+    if not commands.answer(batch.conn, key.device, body, batch.at):
+        raise Unreadable(f"there is no command {body.command_id} for {key.device}")
+
+
 def scored_windows(batch: Batch, key: Key, body: ScoredWindows) -> None:
     rows = predictions(key.device, body)
     batch.predictions.extend(rows)
@@ -153,6 +159,7 @@ HANDLERS: Final[dict[type[Body], Handler]] = {
     Annotation: annotation,
     Heartbeat: heartbeat,
     RolloutStatus: rollout_status,
+    CommandResult: command_result,
     ScoredWindows: scored_windows,
     SampledWindow: sampled_window,
     ShadowReport: shadow_report,

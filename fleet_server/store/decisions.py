@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 @dataclass(frozen=True)
 class DecisionRow:
-    """`kind` is validation, consensus, clock, trigger, gate, approval, rollout or rollback."""
+    """`kind` is validation, consensus, clock, trigger, gate, approval, rollout, rollback or command."""
 
     decision_id: int
     at: datetime

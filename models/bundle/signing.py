@@ -22,12 +22,14 @@ from securesystemslib.signer import CryptoSigner, SSlibKey  # type: ignore[attr-
 
 from models.contract.base import Message
 from models.contract.codec import Unreadable, dump, load
+from models.contract.commands import Command
 from models.contract.messages import Approval, Assignment, Receipt, Signed
 
 PAYLOAD_TYPE: Final[dict[type[Message], str]] = {
     Approval: "application/vnd.pdm.approval.v1+json",
     Assignment: "application/vnd.pdm.assignment.v1+json",
     Receipt: "application/vnd.pdm.receipt.v1+json",
+    Command: "application/vnd.pdm.command.v1+json",
 }
 D = TypeVar("D", bound=Message)
 

@@ -1,6 +1,7 @@
 """Every MQTT payload as a frozen class, told apart by `kind`. Both programs import these, so they cannot disagree.
 
-Up, through the outbox: an Envelope with one of BODIES inside. Up, not kept: Fetch. Down: ReceiptNote, Offer, Chunk.
+Up, through the outbox: an Envelope with one of BODIES inside. Up, not kept: Fetch. Down: ReceiptNote, Offer, Chunk, and
+the CommandNote of `commands`.
 Devices stay old for months: fields are added with a default, never renamed or reused.
 """
 
@@ -10,7 +11,7 @@ import base64
 import enum
 import hashlib
 import json
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Union
 from uuid import UUID
 
 from pydantic import AwareDatetime, Base64Bytes, Field
@@ -252,6 +253,26 @@ class RolloutStatus(Body):
     evidence: Evidence | None = None
 
 
+class Outcome(enum.StrEnum):
+    """What came of a command."""
+
+    DONE = "done"
+    FAILED = "failed"  # tried; the reason says what went wrong
+    REFUSED = "refused"  # unknown to this device, or a rule forbids it
+    EXPIRED = "expired"  # it came after its deadline
+    SUPERSEDED = "superseded"  # a newer one about the same state was there before
+
+
+class CommandResult(Body):
+    """What a device did about a command. Stream health."""
+
+    kind: Literal["command_result"] = "command_result"
+    command_id: UUID
+    command: Annotated[Text, Field(max_length=80)]  # its kind
+    outcome: Outcome
+    reason: Annotated[Text, Field(max_length=500)] = ""
+
+
 class Column(Message):
     """n numbers of one type, little-endian, as base64: an array in a message that people can still read."""
 
@@ -363,9 +384,19 @@ class Chunk(Protocol):
 
 
 Heartbeat.model_rebuild()
-BODIES = (AlarmEvent, SensorFault, Annotation, Heartbeat, RolloutStatus, ScoredWindows, SampledWindow, ShadowReport)
-AnyBody = Annotated[
-    AlarmEvent | SensorFault | Annotation | Heartbeat | RolloutStatus | ScoredWindows | SampledWindow | ShadowReport,
+BODIES = (
+    AlarmEvent,
+    SensorFault,
+    Annotation,
+    Heartbeat,
+    RolloutStatus,
+    CommandResult,
+    ScoredWindows,
+    SampledWindow,
+    ShadowReport,
+)
+AnyBody: Any = Annotated[
+    Union[BODIES],  # noqa: UP007 - made of the tuple
     Field(discriminator="kind"),
 ]
 STREAM_OF: dict[type[Body], Stream] = {
@@ -374,6 +405,7 @@ STREAM_OF: dict[type[Body], Stream] = {
     Annotation: Stream.ANNOTATION,
     Heartbeat: Stream.HEALTH,
     RolloutStatus: Stream.HEALTH,
+    CommandResult: Stream.HEALTH,
     ScoredWindows: Stream.TELEMETRY,
     SampledWindow: Stream.TELEMETRY,
     ShadowReport: Stream.TELEMETRY,

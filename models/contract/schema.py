@@ -9,6 +9,7 @@ from typing import Any, Final
 from pydantic.json_schema import models_json_schema
 
 from models.contract.base import Message
+from models.contract.commands import COMMANDS, Command, CommandNote
 from models.contract.messages import (
     BODIES,
     STREAM_OF,
@@ -32,10 +33,13 @@ TRAVELS: Final[dict[type[Message], str]] = {
     ReceiptNote: "down/receipt",
     Offer: "down/offer, retained",
     Chunk: "down/chunk",
-    Signed: "inside receipts and offers, around a signed document",
+    CommandNote: "down/command",
+    Signed: "inside receipts, offers and commands, around a signed document",
     Receipt: "signed, in a receipt",
     Approval: "signed, in an offer",
     Assignment: "signed, in an offer",
+    Command: "signed, in a command note",
+    **dict.fromkeys(COMMANDS, "in a command"),
 }
 
 

@@ -10,10 +10,10 @@ from models.contract.base import DeviceId, Stream
 
 ROOT: Final = "pdm/v1"
 QOS: Final = 1  # everything; what must not be lost waits for a receipt on top
-DOWN_KINDS: Final = ("receipt", "offer", "chunk")
+DOWN_KINDS: Final = ("receipt", "offer", "chunk", "command")
 RETAINED: Final = frozenset({"offer"})  # an offer waits for a device that is off
 
-Down = Literal["receipt", "offer", "chunk"]
+Down = Literal["receipt", "offer", "chunk", "command"]
 _device = TypeAdapter(DeviceId)
 
 

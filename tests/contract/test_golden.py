@@ -12,9 +12,10 @@ import pytest
 from fleet_server.ingest.columns import predictions
 from fleet_server.ingest.handlers import HANDLERS
 from models.bundle.signing import PublicKeys
-from models.contract import messages, topics
+from models.contract import commands, messages, topics
 from models.contract.base import Message
 from models.contract.codec import Unreadable, dump, load, load_body
+from models.contract.commands import COMMANDS, Command, CommandNote, SetBudget
 from models.contract.messages import (
     BODIES,
     STREAM_OF,
@@ -72,11 +73,12 @@ def test_another_major_version_is_refused(kind: type[Message]) -> None:
 def test_every_message_class_travels_or_is_part_of_one_that_does() -> None:
     classes = {
         each
-        for each in vars(messages).values()
-        if isinstance(each, type) and issubclass(each, Message) and each.__module__ == messages.__name__
+        for module in (messages, commands)
+        for each in vars(module).values()
+        if isinstance(each, type) and issubclass(each, Message) and each.__module__ == module.__name__
     }
     described = json.loads(as_text())["$defs"]
-    abstract = {Body}  # only its subclasses are sent
+    abstract = {Body, commands.CommandBody}  # only their subclasses are sent
     assert {each.__name__ for each in classes - abstract} <= set(described), "a class that nothing refers to"
 
 
@@ -99,6 +101,15 @@ def test_signatures_of_old_documents_still_hold() -> None:
     receipt = keys.open(Receipt, ReceiptNote.model_validate(golden(ReceiptNote)).receipt)
     assert (receipt.up_to, receipt.ranges) == (41, ((43, 45), (50, 50)))
     assert keys.open(Assignment, Offer.model_validate(golden(Offer)).assignment).sequence == 3
+    keys = PublicKeys.read([GOLDEN / "command_key.pub"])
+    command = keys.open(Command, CommandNote.model_validate(golden(CommandNote)).command)
+    assert commands.read_body(command.body) == SetBudget.model_validate(golden(SetBudget))
+
+
+def test_every_command_is_read_by_its_kind() -> None:
+    assert set(COMMANDS) == set(commands.CommandBody.__subclasses__())
+    for kind in COMMANDS:
+        assert type(commands.read_body(golden(kind))) is kind
 
 
 def test_an_envelope_and_its_body_are_read_apart() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent.commands import Commands
 from edge_agent.config import Broker as BrokerSettings
 from edge_agent.outbox import Outbox
 from edge_agent.uplink import WINDOW, Uplink
@@ -36,7 +37,10 @@ class Device:
         self.heard: list[Offer | Chunk] = []
         keys = PublicKeys([fleet.server.public])
         settings = BrokerSettings(port=port, keepalive_s=5)
-        self.uplink = Uplink(fleet.device, settings, keys, self.outbox, self.heard.append, self.counters, receipt_s)
+        self.commands = Commands(fleet.device, keys, self.outbox, self.counters)
+        self.uplink = Uplink(
+            fleet.device, settings, keys, self.outbox, self.heard.append, self.commands.take, self.counters, receipt_s
+        )
         self.thread = threading.Thread(target=self.uplink.loop)
 
     def waiting(self) -> int:

@@ -12,7 +12,8 @@ from edge_agent.uplink import INBOX, Uplink
 
 def test_a_flood_of_messages_is_bounded_and_hides_no_connection(tmp_path: Path) -> None:
     counters: Counter[str] = Counter()
-    uplink = Uplink("test.gw", Broker(port=1), None, Outbox(tmp_path / "outbox.db"), lambda _: None, counters)
+    outbox = Outbox(tmp_path / "outbox.db")
+    uplink = Uplink("test.gw", Broker(port=1), None, outbox, lambda _: None, lambda _: None, counters)
     for _ in range(INBOX + 50):
         uplink._queue("message", ("elsewhere", b""))
     uplink._queue("disconnect", "gone")
