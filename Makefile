@@ -2,14 +2,17 @@
 
 PYTHON = python3
 VENV   = .venv
+JOBS   = 3
 PY     = $(VENV)/bin/python
 PIP    = $(PY) -m pip install --disable-pip-version-check --retries 5 -c constraints.txt
 
-.PHONY: help demo test unit bench lint edge clean
+.PHONY: help demo test faults unit bench lint edge clean
 
 help:
 	@echo "make demo         the whole loop on this machine; ONCE=1 ends when it has closed"
 	@echo "make test         all tests, with a real broker and a real database; ARGS='...' go to pytest"
+	@echo "make faults       every row of docs/faults.md at full length: hours; ONLY=A3 N=50 SEED=7 make it shorter"
+	@echo "make faults BROKEN=1   each fault test fails with a program that is broken on purpose"
 	@echo "make unit         the tests that need no server: seconds"
 	@echo "make bench        speed of kernels and ingest; ONLY=name runs one"
 	@echo "make lint         style, types, who may import whom"
@@ -19,8 +22,12 @@ help:
 demo: $(VENV)/.ready-demo
 	@$(PY) -m simulators demo $(if $(ONCE),--once)
 
+# Tests wait more than they work, so a few workers finish sooner. tests/system is one worker's, and starts first.
 test: $(VENV)/.ready
-	@$(PY) -m pytest $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+
+faults: $(VENV)/.ready
+	@$(PY) -m tests.faults $(if $(BROKEN),--broken) $(if $(ONLY),--only $(ONLY)) $(if $(N),--number $(N)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 unit: $(VENV)/.ready
 	@$(PY) -m pytest tests/unit $(ARGS)

@@ -12,6 +12,8 @@ from simulators.embedded.broker import Broker, Mosquitto, embedded_broker
 from simulators.embedded.postgres import EmbeddedPostgres
 from tests import support
 
+pytest_plugins = ["tests.faults.figures"]
+
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:

@@ -27,12 +27,14 @@ class Receiver:
         receipts_for: streams that get receipts; the others are stored all the same.
         stores: False: what comes is lost behind the broker's acknowledgement.
         copies: how often each record came.
+        conflicts: numbers under which two different records came: the device has forgotten that it had used them.
     """
 
     def __init__(self, port: int, path: Path, fleet: Fleet) -> None:
         self.fleet, self.stores = fleet, True
         self.receipts_for = set(Stream)
         self.copies: dict[tuple[str, str, int], int] = {}
+        self.conflicts: list[tuple[str, str, int]] = []
         self.fetches: list[Fetch] = []
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
@@ -59,11 +61,17 @@ class Receiver:
         self._client.loop_stop()
         self._db.close()
 
-    def publish(self, kind: topics.Down, payload: bytes) -> None:
-        self._client.publish(topics.down(self.fleet.device, kind), payload, 1).wait_for_publish(5)
+    def publish(self, kind: topics.Down, payload: bytes, *, retain: bool = False) -> None:
+        self._client.publish(topics.down(self.fleet.device, kind), payload, 1, retain).wait_for_publish(5)
 
-    def numbers(self, stream: Stream) -> list[int]:
-        return [seq for (seq,) in self._query("SELECT seq FROM record WHERE stream = ? ORDER BY seq", stream)]
+    def numbers(self, stream: Stream, epoch: str | None = None) -> list[int]:
+        """What is stored of a stream, of one epoch or of all."""
+        rows = self._query("SELECT seq, epoch FROM record WHERE stream = ? ORDER BY seq", stream)
+        return [seq for seq, found in rows if epoch in (None, found)]
+
+    def epochs(self) -> list[str]:
+        """In the order in which they came."""
+        return [epoch for (epoch,) in self._query("SELECT epoch FROM record GROUP BY epoch ORDER BY min(rowid)")]
 
     def bodies(self, stream: Stream) -> list[bytes]:
         return [body for (body,) in self._query("SELECT body FROM record WHERE stream = ? ORDER BY seq", stream)]
@@ -78,9 +86,9 @@ class Receiver:
                 lost[stream] = rest
         return lost
 
-    def _query(self, sql: str, stream: Stream) -> list[tuple[Any, ...]]:
+    def _query(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
         with self._lock:
-            return self._db.execute(sql, (stream,)).fetchall()
+            return self._db.execute(sql, values).fetchall()
 
     def _take(self, topic: str, payload: bytes) -> None:
         if topic == topics.fetch(self.fleet.device):
@@ -91,11 +99,12 @@ class Receiver:
         self.copies[place] = self.copies.get(place, 0) + 1
         if not self.stores:
             return
+        body = payload[payload.index(b'"body":') + 7 : -1]
         with self._lock:
-            self._db.execute(
-                "INSERT OR IGNORE INTO record VALUES (?, ?, ?, ?)",
-                (*place, payload[payload.index(b'"body":') + 7 : -1]),
-            )
+            if not self._db.execute("INSERT OR IGNORE INTO record VALUES (?, ?, ?, ?)", (*place, body)).rowcount:
+                known = self._db.execute("SELECT body FROM record WHERE (epoch, stream, seq) = (?, ?, ?)", place)
+                if known.fetchone()[0] != body:
+                    self.conflicts.append(place)
         if record.stream in self.receipts_for:
             note = self.fleet.receipt(record.epoch, record.stream, ranges=[(record.seq, record.seq)])
             self._client.publish(topics.down(self.fleet.device, "receipt"), dump(note), 1)

@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[2]
 NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)(?:::(\w+))?`")
 
 
-def test_every_row_of_the_capabilities_names_a_test_that_exists() -> None:
-    lines = (ROOT / "docs/capabilities.md").read_text().splitlines()
+@pytest.mark.parametrize("name", ["capabilities", "faults"])
+def test_every_row_names_a_test_that_exists(name: str) -> None:
+    lines = (ROOT / f"docs/{name}.md").read_text().splitlines()
     rows = [line for line in lines if re.match(r"\| [A-Z]+\d+", line)]
     assert rows
     for row in rows:

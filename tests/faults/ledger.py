@@ -1,0 +1,150 @@
+"""The oracles of every fault run.
+
+An agent's account is set arithmetic over sequence numbers, so two mistakes can not cancel out:
+produced = stored + waiting + quarantined + evicted, and what belongs to none of them was lost.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from models.contract.base import SeqRange, Stream
+from models.contract.messages import Phase, StreamCount
+from tests.receiver import Receiver
+
+KEPT = (Stream.ALARM, Stream.ANNOTATION, Stream.HEALTH)  # no rule gives these up while there is room
+
+
+@dataclass(frozen=True)
+class Line:
+    """One stream of one epoch, in sequence numbers."""
+
+    produced: int
+    stored: frozenset[int]
+    waiting: frozenset[int]
+    evicted: Mapping[str, frozenset[int]] = field(default_factory=dict)  # by cause; "quarantine" is among them
+
+    @property
+    def missing(self) -> set[int]:
+        """Given out, and neither stored nor waiting nor given up on record: lost."""
+        return {*range(1, self.produced + 1)} - self.stored - self.waiting - self.given_up
+
+    @property
+    def given_up(self) -> set[int]:
+        return {number for numbers in self.evicted.values() for number in numbers}
+
+    @property
+    def invented(self) -> set[int]:
+        """Stored under a number that was never given out: the outbox has forgotten that it did."""
+        return {number for number in self.stored if number > self.produced}
+
+
+def account(receiver: Receiver, counts: Mapping[Stream, StreamCount], epoch: str | None = None) -> dict[Stream, Line]:
+    """The outbox's word beside the receiver's.
+
+    Args:
+        epoch: of the outbox; None: the only one that the receiver has seen.
+    """
+    return {
+        stream: Line(
+            produced=count.produced,
+            stored=frozenset(receiver.numbers(stream, epoch)),
+            waiting=numbers(count.waiting),
+            evicted={cause: numbers(ranges) for cause, ranges in count.evicted.items()},
+        )
+        for stream, count in counts.items()
+    }
+
+
+def assert_closed(receiver: Receiver, counts: Mapping[Stream, StreamCount], *, evicted: Iterable[Stream] = ()) -> str:
+    """Nothing confirmed is lost, nothing came with two contents under one number.
+
+    Args:
+        evicted: streams of which the test wants some to be given up; of the others none may be.
+
+    Returns:
+        The account in one line.
+
+    Raises:
+        AssertionError: with what is wrong.
+    """
+    lines = account(receiver, counts)
+    assert {s.value: sorted(line.missing) for s, line in lines.items() if line.missing} == {}, "lost"
+    assert {s.value: sorted(line.invented) for s, line in lines.items() if line.invented} == {}, "numbers used twice"
+    assert receiver.conflicts == [], "one number, two contents"
+    surprising = {s.value: sorted(line.given_up) for s, line in lines.items() if line.given_up and s not in {*evicted}}
+    assert surprising == {}, "given up without need"
+    produced, stored = (sum(len_(line) for line in lines.values()) for len_ in (lambda x: x.produced, _n_stored))
+    waiting, gone = sum(len(x.waiting) for x in lines.values()), sum(len(x.given_up) for x in lines.values())
+    return f"produced {produced} = stored {stored} + waiting {waiting} + evicted {gone}, difference 0"
+
+
+def assert_delivered(receiver: Receiver, counts: Mapping[Stream, StreamCount], *streams: Stream) -> None:
+    """Of these streams nothing waits any more; without any named: of what people wait for."""
+    for stream in streams or (Stream.ANNOTATION, Stream.ALARM):
+        assert counts[stream].waiting == (), f"{stream.value}: {counts[stream].waiting} wait"
+    assert {s.value: line.missing for s, line in account(receiver, counts).items() if line.missing} == {}
+
+
+def assert_once_and_in_order(receiver: Receiver) -> int:
+    """Each alarm was raised once and cleared at most once, and never before; how many alarms there were."""
+    events = [json.loads(body) for body in receiver.bodies(Stream.ALARM)]
+    phases = [(e["event_id"], e["phase"]) for e in events if e["kind"] == "alarm" and e["phase"] != Phase.UPDATED]
+    twice = {key: n for key, n in Counter(phases).items() if n > 1}
+    assert twice == {}, "an alarm came twice"
+    begun: set[str] = set()
+    for event_id, phase in phases:
+        assert phase == Phase.RAISED or event_id in begun, f"{event_id} {phase} before it was raised"
+        begun.add(event_id)
+    return len(begun)
+
+
+def assert_approved(running: Iterable[str], approved: Iterable[str]) -> None:
+    """Only models that somebody approved have ever run."""
+    assert {*running} <= {*approved}, "a model ran that nobody approved"
+
+
+def assert_sound(database: Path) -> None:
+    """SQLite finds nothing wrong with the file."""
+    db = sqlite3.connect(database)
+    try:
+        assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+    finally:
+        db.close()
+
+
+def rss_bytes(pid: int) -> int:
+    """What a process holds in memory."""
+    line = next(x for x in Path(f"/proc/{pid}/status").read_text().splitlines() if x.startswith("VmRSS:"))
+    return int(line.split()[1]) * 1024
+
+
+def disk_bytes(*paths: Path) -> int:
+    """Files and folders, as they lie on the disk, with SQLite's write-ahead logs."""
+    total = 0
+    for path in paths:
+        for each in path.rglob("*") if path.is_dir() else path.parent.glob(f"{path.name}*"):
+            total += each.stat().st_blocks * 512 if each.is_file() else 0
+    return total
+
+
+def slope(samples: Iterable[tuple[float, float]]) -> float:
+    """How fast a figure grows: least squares, per unit of the first column."""
+    pairs = list(samples)
+    n, mean_x, mean_y = len(pairs), sum(x for x, _ in pairs) / len(pairs), sum(y for _, y in pairs) / len(pairs)
+    spread = sum((x - mean_x) ** 2 for x, _ in pairs)
+    return sum((x - mean_x) * (y - mean_y) for x, y in pairs) / spread if n > 1 and spread else 0.0
+
+
+def numbers(ranges: Iterable[SeqRange]) -> frozenset[int]:
+    return frozenset(n for first, last in ranges for n in range(first, last + 1))
+
+
+def _n_stored(line: Line) -> int:
+    """Each number once: what is stored and still waits has its receipt under way, and counts as stored."""
+    return line.produced - len(line.missing) - len(line.waiting - line.stored) - len(line.given_up - line.stored)
