@@ -65,7 +65,7 @@ class Agent:
         self._silent: set[str] = set()
         baseline = first_bundle(config)
         pipelines = [self._pipeline(asset, baseline) for asset in config.asset]
-        self.detector = Detector(pipelines, self._put)
+        self.detector = Detector(pipelines, self._put, self.clock)
         self._uplink: Uplink | None = None
         self.rollout = Rollout(
             config.device,

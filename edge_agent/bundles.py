@@ -90,26 +90,36 @@ class Memory:
 
     def get(self, key: str, default: Any = None) -> Any:
         with self._lock:
-            row = self._db.execute("SELECT value FROM memory WHERE key = ?", (key,)).fetchone()
+            return self._get(key, default)
+
+    def set(self, **values: Any) -> None:
+        """All of these, durably, in one step. A function is given the value before, so that two programs which change
+        the same one both count. A floor never falls."""
+        with self._lock:
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                values = {key: value(self._get(key)) if callable(value) else value for key, value in values.items()}
+                floors: dict[str, int] = {key: max(values[key], self._get(key, 0)) for key in FLOORS if key in values}
+                if floors:
+                    copy = {key: floors.get(key, self._get(key, 0)) for key in FLOORS}
+                    write_whole(self._copy, json.dumps(copy).encode())
+                self._db.executemany(
+                    "INSERT INTO memory VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                    [(key, json.dumps(value)) for key, value in (values | floors).items()],
+                )
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _get(self, key: str, default: Any = None) -> Any:
+        row = self._db.execute("SELECT value FROM memory WHERE key = ?", (key,)).fetchone()
         value = json.loads(row[0]) if row else default
         if key in FLOORS:
             with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
                 value = max(value or 0, json.loads(self._copy.read_text(encoding="utf-8")).get(key, 0))
         return value
-
-    def set(self, **values: Any) -> None:
-        """All of these, durably, in one step. A floor never falls."""
-        floors: dict[str, int] = {key: max(values[key], self.get(key, 0)) for key in FLOORS if key in values}
-        values.update(floors)
-        if floors:
-            write_whole(self._copy, json.dumps({key: floors.get(key, self.get(key, 0)) for key in FLOORS}).encode())
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(
-                "INSERT INTO memory VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
-                [(key, json.dumps(value)) for key, value in values.items()],
-            )
-            self._db.execute("COMMIT")
 
     def close(self) -> None:
         with self._lock:

@@ -11,6 +11,8 @@ AgentError
 
 from __future__ import annotations
 
+from models.contract.release import Cause
+
 
 class AgentError(Exception):
     """Shown to the user as it is; exit code 2."""
@@ -31,10 +33,11 @@ class OutboxFailed(AgentError):
 class BundleRejected(AgentError):
     """A model bundle was refused; the running model is untouched."""
 
-    def __init__(self, what: str, reason: str) -> None:
+    def __init__(self, what: str, reason: str, cause: Cause = Cause.UNUSABLE) -> None:
         super().__init__(f"{what} refused: {reason}")
         self.what = what
         self.reason = reason
+        self.cause = cause
 
 
 class CommandRefused(AgentError):

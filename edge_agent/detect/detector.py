@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_agent.clock import SYSTEM, Clock
 from edge_agent.detect.pipeline import Pipeline
+from edge_agent.detect.shadow import Shadow
 from edge_agent.detect.trial import Pairs
 from edge_agent.errors import BundleRejected
+from edge_agent.health import agent_version
 from models.bundle.files import BadBundle, Bundle
+from models.bundle.manifest import new_enough
 from models.contract.messages import (
     AssetHealth,
+    Assignment,
     Body,
     TrialReport,
 )
+from models.contract.release import Cause
 from models.features.extract import warm_up
 from models.scoring import Scorer
 
@@ -25,9 +30,12 @@ from models.scoring import Scorer
 class Detector:
     """All assets of the device, and the models they are scored with. The Engine of a Rollout."""
 
-    def __init__(self, pipelines: Sequence[Pipeline], put: Callable[[list[Body]], object]) -> None:
+    def __init__(
+        self, pipelines: Sequence[Pipeline], put: Callable[[list[Body]], object], clock: Clock = SYSTEM
+    ) -> None:
         self.pipelines = {p.asset.id: p for p in pipelines}
-        self._put = put
+        self._put, self._clock = put, clock
+        self._shadow: Shadow | None = None
         self._lock = threading.RLock()  # a model is changed between two windows, never within one
         self._pairs = Pairs()
         for p in pipelines:
@@ -39,6 +47,10 @@ class Detector:
             bodies = list(self.pipelines[asset].feed(times, values, self._pairs))
         if bodies:
             self._put(bodies)
+        if self._shadow:  # after what matters is safe
+            with self._lock:
+                if self._shadow:
+                    self._shadow.work()
 
     def begin_recording(self, asset: str) -> None:
         """The next block of this asset is the first of another recording."""
@@ -49,6 +61,9 @@ class Detector:
         """Send the prediction logs that are due."""
         with self._lock:
             bodies = [body for p in self.pipelines.values() for body in p.flush(force)]
+            if self._shadow:
+                champions = {a: p.current.scorer.bundle.ref for a, p in self.pipelines.items() if p.current}
+                bodies += self._shadow.reports(champions, force)
         if bodies:
             self._put(bodies)
 
@@ -68,11 +83,17 @@ class Detector:
 
     def check(self, bundle: Bundle) -> None:
         """Raises BundleRejected unless it loads, fits every asset and gives its golden scores."""
+        title, wanted = f"{bundle.manifest.name} {bundle.manifest.version}", bundle.manifest.min_agent
+        if not new_enough(agent_version(), wanted):
+            raise BundleRejected(title, f"it needs agent {wanted}, this is {agent_version()}", Cause.FIT)
         try:
             scorer = Scorer(bundle)
+        except BadBundle as exc:
+            raise BundleRejected(title, str(exc), Cause.FIT) from exc
+        try:
             scorer.check_canary()
         except BadBundle as exc:
-            raise BundleRejected(f"{bundle.manifest.name} {bundle.manifest.version}", str(exc)) from exc
+            raise BundleRejected(title, str(exc), Cause.CANARY) from exc
         for pipeline in self.pipelines.values():
             pipeline.judge(scorer)
 
@@ -88,6 +109,11 @@ class Detector:
                     judges[asset].open = True
                 p.current, p.candidate = promoted or judges[asset], None
         self.flush(force=True)
+
+    def running(self) -> frozenset[str]:
+        """The hashes of what scores now: one, if all is well."""
+        with self._lock:
+            return frozenset(p.current.scorer.bundle.sha256 for p in self.pipelines.values() if p.current)
 
     def try_out(self, bundle: Bundle) -> None:
         scorer = Scorer(bundle)
@@ -108,6 +134,21 @@ class Detector:
             on_trial = any(p.candidate for p in self.pipelines.values())
             return self._pairs.report() if on_trial else None
 
-    def mean_shift(self) -> float:
+    def shadow(self, bundle: Bundle, order: Assignment) -> None:
+        scorer = Scorer(bundle)
+        shadow = Shadow(order, {asset: p.judge(scorer) for asset, p in self.pipelines.items()}, self._clock)
+        self._set_shadow(shadow)
+
+    def end_shadow(self) -> None:
+        self.flush(force=True)
+        self._set_shadow(None)
+
+    def shadow_failure(self) -> str | None:
         with self._lock:
-            return statistics.fmean(self._pairs.quiet_shifts or [0.0])
+            return self._shadow.failure if self._shadow else None
+
+    def _set_shadow(self, shadow: Shadow | None) -> None:
+        with self._lock:
+            self._shadow = shadow
+            for p in self.pipelines.values():
+                p.shadow = shadow

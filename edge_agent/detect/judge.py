@@ -24,10 +24,12 @@ from models.contract.features import vector_names
 from models.contract.messages import (
     Driver,
 )
+from models.contract.release import Cause
 from models.contract.signals import Signal, WindowSpec
 from models.scoring import Scored, Scorer
 
 N_DRIVERS: Final = 5
+FIT: Final = Cause.FIT
 
 
 class Seen(NamedTuple):
@@ -50,13 +52,13 @@ class Judge:
         manifest = scorer.manifest
         names = [s.name for s in signals]
         if manifest.window is not None and manifest.window != spec:
-            raise BundleRejected(manifest.name, f"trained on windows of {manifest.window}, this asset has {spec}")
+            raise BundleRejected(manifest.name, f"trained on windows of {manifest.window}, this asset has {spec}", FIT)
         if manifest.signals is not None and not {s.name for s in manifest.signals} <= set(names):
-            raise BundleRejected(manifest.name, f"it needs signals {', '.join(s.name for s in manifest.signals)}")
+            raise BundleRejected(manifest.name, f"it needs signals {', '.join(s.name for s in manifest.signals)}", FIT)
         try:
             self._positions = scorer.positions(vector_names(names))
         except BadBundle as exc:
-            raise BundleRejected(manifest.name, str(exc)) from exc
+            raise BundleRejected(manifest.name, str(exc), FIT) from exc
         self.scorer, self.rule = scorer, manifest.alarm
         self._names = vector_names(names)
         self._recent: deque[float] = deque(maxlen=self.rule.smooth)
@@ -107,7 +109,10 @@ class Judge:
         """Score one window and move the episode along."""
         began = time.perf_counter()
         inputs = self._selection.apply(vector) if self.reference is not None else vector[self._positions]
-        scored = self.scorer.score(inputs, self.reference)
+        try:
+            scored = self.scorer.score(inputs, self.reference)
+        except Exception:  # onnxruntime's errors have no common base; a model that fails must not take the agent down
+            scored = Scored(math.nan, None, {})
         self._recent.append(scored.score if math.isfinite(scored.score) else 0.0)
         smooth = statistics.median(self._recent) if len(self._recent) > 1 else self._recent[0]
         over = smooth >= self.rule.raise_at

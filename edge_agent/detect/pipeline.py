@@ -20,6 +20,7 @@ from edge_agent.config import Asset
 from edge_agent.detect.judge import Judge, Seen
 from edge_agent.detect.plot import NormalWindow
 from edge_agent.detect.predictions import PredictionLog
+from edge_agent.detect.shadow import Shadow
 from edge_agent.detect.trial import Pairs
 from models.contract.features import FEATURE_SET, vector_names
 from models.contract.ids import new_trace_id
@@ -73,6 +74,7 @@ class Pipeline:
         self._dice = random.Random()  # noqa: S311 - picks windows to send, guards nothing
         self.current: Judge | None = None
         self.candidate: Judge | None = None
+        self.shadow: Shadow | None = None
         self._logs: dict[str, PredictionLog] = {}
         self.windows = 0
         self.dropped: Counter[str] = Counter()
@@ -131,6 +133,10 @@ class Pipeline:
             return
         current = self.current.see(vector)
         candidate = self.candidate.see(vector) if self.candidate and not self.candidate.learning else None
+        if self.candidate and self.candidate.learning and not current.over:
+            self.candidate.learn(vector)
+        if self.shadow:
+            self.shadow.offer(self.asset.id, vector, current, self.current)
         self.last = current
         if not (current.over or current.open):
             self._normal.keep(window)

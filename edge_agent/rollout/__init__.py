@@ -1,5 +1,5 @@
-"""A release on its way to run on this device: taken, checked, tried, kept or sent away."""
+"""A release on its way to run on this device: taken, checked, tried, kept or sent away. The rules are in `steps`."""
 
-from edge_agent.rollout.machine import FETCH_TRIES, STEPS, Event, Rollout, harm
+from edge_agent.rollout.machine import Rollout
 
-__all__ = ["FETCH_TRIES", "STEPS", "Event", "Rollout", "harm"]
+__all__ = ["Rollout"]

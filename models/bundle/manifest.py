@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AwareDatetime, Field, model_validator
@@ -78,6 +79,7 @@ class Manifest(Message):
     signals: tuple[Signal, ...] | None = None
     window: WindowSpec | None = None
     feature_set: FeatureSet
+    min_agent: Annotated[Text, Field(pattern=r"^\d+(\.\d+)*$")] | None = None  # no older agent takes it
     inputs: tuple[Text, ...] | None = None  # the vector entries the models take, in order; None: chosen on the device
     usual: tuple[Usual, ...] | None = None  # as long as inputs
     novelty: Novelty
@@ -94,3 +96,16 @@ class Manifest(Message):
         if self.novelty.calibration == "trained" and not (self.inputs and self.signals and self.window):
             raise ValueError("a trained bundle names its signals, window and inputs")
         return self
+
+
+def new_enough(agent: str, wanted: str | None) -> bool:
+    """Whether an agent of this version may take a bundle with this `min_agent`: by the numbers of the release alone."""
+    found = re.match(r"\d+(\.\d+)*", agent)
+    return wanted is None or (found is not None and _numbers(found[0]) >= _numbers(wanted))
+
+
+def _numbers(version: str) -> list[int]:
+    numbers = [int(part) for part in version.split(".")]
+    while numbers and numbers[-1] == 0:  # 1.0 is 1
+        numbers.pop()
+    return numbers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import multiprocessing
 import os
@@ -17,122 +16,25 @@ import pytest
 
 from edge_agent.config import Asset
 from edge_agent.detect import Detector, Pipeline
-from edge_agent.errors import BundleRejected
-from edge_agent.rollout import FETCH_TRIES, STEPS, Event, Rollout, harm
+from edge_agent.rollout import Rollout
+from edge_agent.rollout.download import FETCH_TRIES
+from edge_agent.rollout.steps import STEPS, Event
+from edge_agent.rollout.trial import harm
 from models.bundle.files import Bundle
 from models.bundle.signing import PublicKeys, SigningKey
-from models.contract.messages import AlarmEvent, Body, Chunk, Offer, RolloutStatus, Step, TrialLimits, TrialReport
-from models.scoring import Scorer
+from models.contract.messages import (
+    AlarmEvent,
+    Body,
+    Offer,
+    RolloutStatus,
+    Step,
+    TrialLimits,
+)
+from models.contract.release import Cause
 from tests.builders import DEVICE, SIGNALS, SPEC, Fleet, a_bundle
+from tests.device import NEW, NEWER, OLD, Device, chunks, report
 
-OLD, NEW, NEWER = a_bundle(1), a_bundle(2, limit=0.6), a_bundle(3, limit=0.7)
 FINAL = (Step.ACTIVE, Step.SHADOWED, Step.REJECTED, Step.ROLLED_BACK, Step.INCONSISTENT)
-
-
-class FakeEngine:
-    """Scores nothing; a test says what the trial has shown."""
-
-    def __init__(self, bad: frozenset[str] = frozenset()) -> None:
-        self.bad = bad
-        self.runs: Bundle | None = None
-        self.tries: Bundle | None = None
-        self.shown = report(0)
-        self.shift = 0.0
-
-    def check(self, bundle: Bundle) -> None:
-        if bundle.sha256 in self.bad:
-            raise BundleRejected(bundle.manifest.name, "canary window 0")
-        Scorer(bundle).check_canary()
-
-    def run(self, bundle: Bundle) -> None:
-        self.runs, self.tries = bundle, None
-
-    def try_out(self, bundle: Bundle) -> None:
-        self.tries, self.shown = bundle, report(0)
-
-    def end_trial(self) -> None:
-        self.tries = None
-
-    def trial(self) -> TrialReport | None:
-        return self.shown if self.tries else None
-
-    def mean_shift(self) -> float:
-        return self.shift
-
-
-def report(windows: int, **changes: Any) -> TrialReport:
-    fields: dict[str, Any] = {
-        "windows": windows,
-        "candidate_alarm_share": 0.05,
-        "previous_alarm_share": 0.05,
-        "non_finite": 0,
-        "candidate_latency_us": 100.0,
-        "previous_latency_us": 100.0,
-    }
-    return TrialReport.model_validate(fields | changes)
-
-
-class Device:
-    """One device and the server's side of it. `restart` is a power cut: only the disk is left."""
-
-    def __init__(self, folder: Path, fleet: Fleet, *approvers: SigningKey) -> None:
-        """All of the approvers must have signed."""
-        self.folder, self.fleet = folder, fleet
-        keys = [key.public for key in approvers or [fleet.approver]]
-        self.approvers = PublicKeys(keys, threshold=len(keys))
-        self.said: list[RolloutStatus] = []
-        self.asked: list[tuple[str, tuple[int, ...]]] = []
-        self.bad: frozenset[str] = frozenset()
-        self.restart()
-
-    def restart(self) -> None:
-        self.engine = FakeEngine(self.bad)
-        self.rollout = Rollout(
-            DEVICE,
-            self.folder,
-            self.approvers,
-            PublicKeys([self.fleet.server.public]),
-            self.engine,
-            self._put,
-            lambda sha256, indexes: self.asked.append((sha256, indexes)),
-        )
-        self.rollout.start_up(OLD)
-
-    def _put(self, bodies: list[Body]) -> None:
-        self.said += [body for body in bodies if isinstance(body, RolloutStatus)]
-
-    @property
-    def step(self) -> Step:
-        return self.rollout.step
-
-    def offer(self, bundle: Bundle, **changes: Any) -> None:
-        self.rollout.turn(self.fleet.offer(bundle, **changes))
-
-    def send(self, bundle: Bundle, indexes: Any = None) -> None:
-        every = chunks(bundle)
-        for i in range(len(every)) if indexes is None else indexes:
-            self.rollout.turn(every[i])
-        self.rollout.turn()
-
-    def to_trial(self, bundle: Bundle, **changes: Any) -> None:
-        self.offer(bundle, **changes)
-        if self.step is Step.FETCHING:
-            self.send(bundle)
-        assert self.step is Step.TRIAL
-
-    def verify(self, bundle: Bundle) -> None:
-        self.to_trial(bundle)
-        self.engine.shown = report(16)
-        self.rollout.turn()
-        assert self.step is Step.ACTIVE
-
-
-def chunks(bundle: Bundle, size: int = 1024) -> list[Chunk]:
-    parts = [bundle.data[i : i + size] for i in range(0, len(bundle.data), size)]
-    return [
-        Chunk(sha256=bundle.sha256, index=i, count=len(parts), data=base64.b64encode(part))
-        for i, part in enumerate(parts)
-    ]
 
 
 @pytest.fixture
@@ -173,39 +75,52 @@ def test_a_harmful_release_goes_back_without_a_server_and_is_not_taken_again(dev
     assert device.step is Step.ROLLED_BACK
     assert (device.engine.runs, device.engine.tries) == (OLD, None)
     assert "alarms on 100%" in device.said[-1].reason
-    assert device.said[-1].report == device.engine.shown
+    evidence = device.said[-1].evidence
+    assert evidence is not None
+    assert (evidence.cause, evidence.before, evidence.after, evidence.allowed) == (Cause.ALARMS, 0.05, 1.0, 0.25)
+    assert device.said[-1].report is not None
+    assert device.said[-1].report.model_copy(update={"seconds": None}) == device.engine.shown
     device.offer(NEW)
     assert device.step is Step.REJECTED
     assert device.said[-1].reason == "it was sent away on this device before"
 
 
-def test_windows_that_do_not_come_are_no_proof_of_health(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_windows_that_do_not_come_are_no_proof_of_health(device: Device) -> None:
     device.to_trial(NEW)
     device.engine.shown = report(15)
     device.rollout.turn()
     assert device.step is Step.TRIAL
-    monkeypatch.setattr(device.rollout, "_trial_began", device.rollout._trial_began - 21)
-    device.rollout.turn()
+    device.wait(21)
     assert device.step is Step.ROLLED_BACK
+    device.to_trial(NEW)  # nor of harm: it is not denied
 
 
 @pytest.mark.parametrize(
-    ("changes", "shift", "word"),
+    ("changes", "word"),
     [
-        ({"non_finite": 1, "windows": 1}, 0.0, "not numbers"),
-        ({"candidate_alarm_share": 0.6}, 0.0, "alarms"),
-        ({"candidate_alarm_share": 0.0, "previous_alarm_share": 0.0}, 0.5, "differ"),
-        ({"candidate_alarm_share": 0.0, "previous_alarm_share": 0.0}, -0.5, "differ"),
-        ({"candidate_latency_us": 9000.0}, 0.0, "us a window"),
-        ({"candidate_alarm_share": 0.2}, 0.0, None),  # five times a tiny share is still a tiny share
-        ({"candidate_alarm_share": 0.9, "previous_alarm_share": 0.6}, 0.0, None),  # the machine is broken
-        ({"candidate_latency_us": 900.0}, 0.0, None),  # many times nearly nothing is nearly nothing
-        ({"candidate_alarm_share": 1.0, "windows": 7}, 0.0, None),  # too early to tell
+        ({"non_finite": 1, "windows": 1}, "not numbers"),
+        ({"candidate_alarm_share": 0.6}, "alarms"),
+        ({"mean_shift": 0.5}, "differ"),
+        ({"mean_shift": -0.5}, "differ"),
+        ({"score_distance": 0.5}, "Wasserstein"),
+        ({"ks": 0.95}, "Kolmogorov"),
+        ({"candidate_spread": 0.0}, "looks at nothing"),
+        ({"candidate_latency_us": 9000.0}, "us a window"),
+        ({"candidate_alarm_share": 0.2}, None),  # five times a tiny share is still a tiny share
+        ({"candidate_alarm_share": 0.9, "previous_alarm_share": 0.6}, None),  # the machine is broken
+        ({"candidate_latency_us": 900.0}, None),  # many times nearly nothing is nearly nothing
+        ({"candidate_alarm_share": 1.0, "windows": 7}, None),  # too early to tell
+        ({"mean_shift": 0.3, "score_distance": 0.3, "ks": 0.8}, None),
     ],
 )
-def test_each_limit_of_a_trial(changes: dict[str, Any], shift: float, word: str | None) -> None:
-    said = harm(report(**{"windows": 40} | changes), shift, TrialLimits())
-    assert (said is None) if word is None else (said is not None and word in said)
+def test_each_limit_of_a_trial(changes: dict[str, Any], word: str | None) -> None:
+    said = harm(report(**{"windows": 40} | changes), TrialLimits(ks=0.9))
+    assert (said is None) if word is None else (said is not None and word in said.reason)
+    if said is not None:
+        after, allowed = said.evidence.after, said.evidence.allowed
+        assert after is not None
+        assert allowed is not None
+        assert abs(after) > allowed or said.evidence.cause is Cause.CONSTANT
 
 
 # What is refused
@@ -356,7 +271,7 @@ def test_a_full_disk_stops_the_download_and_nothing_else(device: Device, monkeyp
 
     device.offer(NEW)
     with monkeypatch.context() as patch:
-        patch.setattr("edge_agent.rollout.machine.write_whole", full)
+        patch.setattr("edge_agent.rollout.download.write_whole", full)
         device.send(NEW)
         assert device.step is Step.FETCHING
     device.send(NEW)
@@ -533,14 +448,14 @@ def _until_killed(folder: Path, fleet: Fleet, step: Step, when: str) -> None:
     if when == "before it was told":
         os.environ["PDM_CRASH_AT"] = f"rollout.{step}"
     else:
-        tell = device.rollout._put
+        tell = device.rollout._record._put
 
         def die(bodies: list[Body]) -> None:
             tell(bodies)
             if any(isinstance(body, RolloutStatus) and body.step is step for body in bodies):
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        device.rollout._put = die  # type: ignore[method-assign, assignment]
+        device.rollout._record._put = die
     _act(device, step)
 
 
