@@ -17,6 +17,7 @@ from typing import IO, Any, Final
 
 from edge_agent import sensors
 from edge_agent.annotate import KEEP, Journal
+from edge_agent.attachments import Attachments
 from edge_agent.clock import Clock
 from edge_agent.commands import Commands
 from edge_agent.config import Asset, Config, Trust
@@ -25,7 +26,7 @@ from edge_agent.errors import AgentError, AlreadyRunning, BundleRejected
 from edge_agent.files import write_whole
 from edge_agent.health import Health
 from edge_agent.outbox import Outbox
-from edge_agent.page import PageServer, make_app
+from edge_agent.page import Desk, PageServer, make_app
 from edge_agent.rollout import Rollout
 from edge_agent.uplink import Uplink
 from models import lifeline
@@ -103,8 +104,7 @@ class Agent:
         lifeline.watch()
         page = None
         if self.config.form.port >= 0:
-            app = make_app(self, self.journal, self.detector.health)
-            page = PageServer(app, self.config.form.host, self.config.form.port)
+            page = PageServer(make_app(self.desk()), self.config.form.host, self.config.form.port)
             self._start("page", page.loop)
             self._tell(f"page: {page.url}/")
             write_whole(self.config.state_dir / "page.json", json.dumps({"url": page.url}).encode())
@@ -120,6 +120,12 @@ class Agent:
             print(f"edge-agent: {self._failed}", file=sys.stderr)
             return 1
         return 0
+
+    def desk(self) -> Desk:
+        """What the pages need."""
+        room = self.config.outbox.attachment_bytes
+        attachments = Attachments(self.config.state_dir / "attachments", self._outbox, room)
+        return Desk(self, self.journal, attachments, self.detector.health)
 
     def status(self) -> dict[str, Any]:
         """What `edge-agent status` and the page show."""

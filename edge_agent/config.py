@@ -79,13 +79,15 @@ class Trust(Settings):
 class OutboxRoom(Settings):
     """How much is kept while the server can not be reached, in bytes, and for how long, in hours.
 
-    Each class has its own room, so telemetry never pushes out an alarm; annotations are never evicted.
+    Each class has its own room, so telemetry never pushes out an alarm; annotations are never evicted. Attachments are
+    not either: one for which there is no room is not taken, and stays on the phone.
     """
 
     raw_bytes: int = 64 * 2**20
     telemetry_bytes: int = 128 * 2**20
     health_bytes: int = 16 * 2**20
     alarm_bytes: int = 64 * 2**20
+    attachment_bytes: int = 256 * 2**20
     raw_hours: float = 24
     telemetry_hours: float = 24 * 14
     health_hours: float = 24 * 7

@@ -4,6 +4,7 @@ AgentError
 ├── BadConfig        the configuration file; names every mistake
 ├── AlreadyRunning   another agent has this state folder
 ├── OutboxFailed     the outbox can not promise what it must
+├── AttachmentRefused  a photo or sound is not taken
 ├── BundleRejected   a model was refused; the running one is untouched
 ├── CommandRefused   a command of the server's is not done, and why
 └── SourceFailed     a source can not be read as configured
@@ -12,6 +13,7 @@ AgentError
 from __future__ import annotations
 
 from models.contract.release import Cause
+from models.form.api import Upload
 
 
 class AgentError(Exception):
@@ -42,6 +44,14 @@ class BundleRejected(AgentError):
 
 class CommandRefused(AgentError):
     """A command is not done; the reason goes to the server."""
+
+
+class AttachmentRefused(AgentError):
+    """A photo or sound is not taken. `code` is one of docs/form-api.md; `here`: how far it has come."""
+
+    def __init__(self, code: str, text: str, here: Upload) -> None:
+        super().__init__(text)
+        self.code, self.here = code, here
 
 
 class SourceFailed(AgentError):

@@ -29,7 +29,7 @@ from models.contract.messages import STREAM_OF, Body, StreamCount
 from models.crash_points import crash_point
 
 # A person's word first, then alarms; health before telemetry, or a long backlog hides that the device is well.
-PRIORITY: Final = (Stream.ANNOTATION, Stream.ALARM, Stream.HEALTH, Stream.TELEMETRY, Stream.RAW)
+PRIORITY: Final = (*(Stream.ANNOTATION, Stream.ALARM, Stream.HEALTH, Stream.ATTACHMENT, Stream.TELEMETRY, Stream.RAW),)
 ROW_OVERHEAD: Final = 120  # bytes of SQLite's own for a row and its index entries, measured by test_outbox
 MAX_RANGES: Final = 500  # of one kind in one count, which has to fit into a message
 
@@ -135,16 +135,22 @@ class Outbox:
         with self._transaction():
             self._remove(stream, [(seq, seq)], cause)
 
-    def confirmed(self, stream: Stream, seq: int) -> bool:
-        """True: the server has said that it is stored. False: it waits, or was given up."""
+    def confirmed(self, stream: Stream, first: int, last: int | None = None) -> bool:
+        """True: the server has said that all of these are stored. False: one of them waits, or was given up."""
+        last = first if last is None else last
         with self._lock:
             row = self._db.execute(
-                "SELECT ? <= (SELECT produced FROM sequence WHERE stream = ?)"
-                " AND NOT EXISTS (SELECT 1 FROM row WHERE stream = ? AND seq = ?)"
-                " AND NOT EXISTS (SELECT 1 FROM evicted WHERE stream = ? AND ? BETWEEN first AND last)",
-                (seq, stream, stream, seq, stream, seq),
+                "SELECT ?3 <= (SELECT produced FROM sequence WHERE stream = ?1)"
+                " AND NOT EXISTS (SELECT 1 FROM row WHERE stream = ?1 AND seq BETWEEN ?2 AND ?3)"
+                " AND NOT EXISTS (SELECT 1 FROM evicted WHERE stream = ?1 AND first <= ?3 AND last >= ?2)",
+                (stream, first, last),
             ).fetchone()
         return bool(row[0])
+
+    def size(self, stream: Stream) -> int:
+        """Bytes that a stream's waiting rows take."""
+        with self._lock:
+            return int(self._db.execute("SELECT bytes FROM sequence WHERE stream = ?", (stream,)).fetchone()[0])
 
     def waiting(self) -> dict[Stream, int]:
         """Rows that wait, by stream."""
@@ -206,7 +212,7 @@ class Outbox:
 
     def _make_room(self, stream: Stream) -> None:
         if stream not in self._room:
-            return  # annotations stay
+            return  # annotations stay, and so do attachments: where there is no room for one, it is not taken
         room = self._room[stream][0]
         (used,) = self._db.execute("SELECT bytes FROM sequence WHERE stream = ?", (stream,)).fetchone()
         if used > room:

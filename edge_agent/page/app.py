@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from starlette.applications import Starlette
@@ -13,22 +12,21 @@ from starlette.responses import Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from edge_agent.annotate import Journal
-from edge_agent.page import form_api, pages
+from edge_agent.page import form_api, pages, uploads
 from edge_agent.page.answers import error
-from edge_agent.page.shown import Shown
+from edge_agent.page.desk import Desk
 from models import form
-from models.contract.messages import AssetHealth
 
 MAX_BODY: Final = 256 * 1024
 
 
-def make_app(agent: Shown, journal: Journal, health: Callable[[], dict[str, AssetHealth]]) -> Starlette:
+def make_app(desk: Desk) -> Starlette:
     """The pages of one agent, and what the phone asks it."""
     return Starlette(
         routes=[
-            *pages.routes(agent, journal, health),
-            *form_api.routes(agent, journal, health),
+            *pages.routes(desk),
+            *form_api.routes(desk),
+            *uploads.routes(desk),
             Mount("/static", StaticFiles(directory=form.STATIC)),
         ],
         middleware=[Middleware(BaseHTTPMiddleware, dispatch=_guard)],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -10,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edge_agent.annotate import Episode, Journal
+from edge_agent.annotate import Episode
 from edge_agent.page.answers import answer, error
-from edge_agent.page.shown import Shown
+from edge_agent.page.desk import Desk
 from models.contract.codec import Unreadable
 from models.contract.labels import LABELS_VERSION, taxonomy
 from models.contract.messages import AssetHealth
@@ -22,8 +21,8 @@ from models.form.sent import read_annotation, wrong_fields
 ALARMS, OUTCOMES = 40, 50  # the newest; the bootstrap leaves out more where they do not fit
 
 
-def routes(agent: Shown, journal: Journal, health: Callable[[], dict[str, AssetHealth]]) -> list[Route]:
-    """All of them."""
+def routes(desk: Desk) -> list[Route]:
+    agent, journal, health = desk.agent, desk.journal, desk.health
 
     async def put_annotation(request: Request) -> Response:
         given = request.path_params["annotation_id"]

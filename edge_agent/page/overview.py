@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from edge_agent.annotate import Episode, Journal
-from edge_agent.page.shown import Shown
+from edge_agent.page.desk import Shown
 from models.contract.base import Stream
 from models.contract.messages import AssetHealth
 

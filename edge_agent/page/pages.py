@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qsl
 from uuid import UUID
@@ -14,15 +13,17 @@ from starlette.routing import Route
 
 from edge_agent.annotate import Journal
 from edge_agent.page.answers import error
+from edge_agent.page.desk import Desk
 from edge_agent.page.overview import overview, says
-from edge_agent.page.shown import Shown
 from models import form
 from models.contract.messages import AssetHealth
 
 MAX_FORM = 64 * 1024  # bytes
 
 
-def routes(agent: Shown, journal: Journal, health: Callable[[], dict[str, AssetHealth]]) -> list[Route]:
+def routes(desk: Desk) -> list[Route]:
+    agent, journal, health = desk.agent, desk.journal, desk.health
+
     def front(request: Request) -> Response:
         return HTMLResponse(form.document(agent.device, "edge agent", overview(agent, journal, health()), live="/now"))
 

@@ -59,7 +59,7 @@ def reconsider(conn: Connection, subject_id: UUID, at: datetime) -> None:
             inputs = {"annotator": row.annotator, "asset": row.asset_id, "verdict": row.verdict, "fault": row.fault}
             reason = outcome.reason or "no rule speaks against it"
             decisions.record(conn, "validation", str(row.annotation_id), outcome.status.value, reason, inputs)
-    valid = [row for row in rows if outcomes[row.annotation_id].status is Status.ACCEPTED]
+    valid = [row for row in rows if outcomes[row.annotation_id].status is Status.ACCEPTED and row.learn]
     if rows[0].event_id is not None:
         _label(conn, subject_id, rows, valid, event, at)
     else:

@@ -76,7 +76,7 @@ def judge(subject: Sequence[AnnotationRow], facts: Facts) -> dict[UUID, Outcome]
         outcome = check(said, facts)
         if outcome.status is Status.ACCEPTED:
             before = votes.get(said.annotator)
-            if before is not None and (before.verdict, before.fault) == (said.verdict, said.fault):
+            if before is not None and _words(before) == _words(said):
                 outcome = Outcome(Status.REJECTED, f"duplicate of {before.annotation_id}")
             else:
                 if before is not None:
@@ -84,6 +84,10 @@ def judge(subject: Sequence[AnnotationRow], facts: Facts) -> dict[UUID, Outcome]
                 votes[said.annotator] = said
         outcomes[said.annotation_id] = outcome
     return outcomes
+
+
+def _words(said: AnnotationRow) -> tuple[object, ...]:
+    return said.verdict, said.fault, said.learn
 
 
 def _contradiction(said: AnnotationRow) -> str | None:

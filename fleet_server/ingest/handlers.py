@@ -10,10 +10,11 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from fleet_server.errors import Refused
-from fleet_server.feedback import intake
+from fleet_server.errors import AttachmentRefused, Refused
+from fleet_server.feedback import attachments, intake
 from fleet_server.ingest.columns import predictions
 from fleet_server.store import commands, decisions, devices, events, rollouts, shadows, telemetry
+from fleet_server.store import feedback as implicit
 from fleet_server.store.ledger import Key
 from fleet_server.store.pool import Connection
 from fleet_server.store.telemetry import Prediction, Sample
@@ -30,6 +31,7 @@ from models.contract.messages import (
     SensorFault,
     ShadowReport,
 )
+from models.contract.people import AttachmentPiece, Feedback
 
 AHEAD: Final = timedelta(minutes=5)
 FIRST_YEAR: Final = 2000  # a device that has never heard of the time starts in 1970
@@ -92,6 +94,19 @@ def annotation(batch: Batch, key: Key, body: Annotation) -> None:
         intake.receive(batch.conn, body, via=key.device, received_at=batch.at)
     except Refused as exc:  # the same id with other words
         raise Unreadable(str(exc)) from exc
+
+
+def attachment_piece(batch: Batch, key: Key, body: AttachmentPiece) -> None:
+    try:
+        attachments.add(batch.conn, body, via=key.device, at=batch.at, in_order=False)
+    except AttachmentRefused as exc:  # on record with its reason; its pieces are gone, and so is no good one
+        batch.counts["attachments_refused"] += 1
+        if exc.code == "too_large":
+            raise Unreadable(str(exc)) from exc
+
+
+def feedback(batch: Batch, key: Key, body: Feedback) -> None:
+    implicit.insert(batch.conn, body, via=key.device, received_at=batch.at)
 
 
 def heartbeat(batch: Batch, key: Key, body: Heartbeat) -> None:
@@ -157,6 +172,8 @@ HANDLERS: Final[dict[type[Body], Handler]] = {
     AlarmEvent: alarm,
     SensorFault: sensor_fault,
     Annotation: annotation,
+    AttachmentPiece: attachment_piece,
+    Feedback: feedback,
     Heartbeat: heartbeat,
     RolloutStatus: rollout_status,
     CommandResult: command_result,

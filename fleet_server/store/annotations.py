@@ -37,6 +37,7 @@ class AnnotationRow:
     status: str
     reason: str
     superseded_by: UUID | None = None  # a later one by the same person, which names this one
+    learn: bool = True  # False: "do not learn from this": kept and counted, it has no vote in a label
 
 
 def lock_subject(conn: Connection[Any], subject_id: UUID) -> None:
@@ -86,7 +87,8 @@ def get(conn: Connection[Any], annotation_id: UUID) -> AnnotationRow | None:
                    annotator, provenance, via, written_at, received_at, digest, status, reason,
                    (SELECT n.annotation_id FROM annotation n
                     WHERE n.body ->> 'supersedes' = a.annotation_id::text AND n.annotator = a.annotator
-                    ORDER BY n.annotation_id LIMIT 1) AS superseded_by
+                    ORDER BY n.annotation_id LIMIT 1) AS superseded_by,
+                   coalesce((body ->> 'learn')::boolean, true) AS learn
             FROM annotation a WHERE annotation_id = %s
             """,
             (annotation_id,),
@@ -105,7 +107,8 @@ def of_subject(conn: Connection[Any], subject_id: UUID) -> list[AnnotationRow]:
                    annotator, provenance, via, written_at, received_at, digest, status, reason,
                    (SELECT n.annotation_id FROM annotation n
                     WHERE n.body ->> 'supersedes' = a.annotation_id::text AND n.annotator = a.annotator
-                    ORDER BY n.annotation_id LIMIT 1) AS superseded_by
+                    ORDER BY n.annotation_id LIMIT 1) AS superseded_by,
+                   coalesce((body ->> 'learn')::boolean, true) AS learn
             FROM annotation a WHERE event_id = %(subject)s OR (annotation_id = %(subject)s AND event_id IS NULL)
             ORDER BY written_at, received_at, annotation_id
             """,
@@ -127,7 +130,8 @@ def same_stretch(
                    annotator, provenance, via, written_at, received_at, digest, status, reason,
                    (SELECT n.annotation_id FROM annotation n
                     WHERE n.body ->> 'supersedes' = a.annotation_id::text AND n.annotator = a.annotator
-                    ORDER BY n.annotation_id LIMIT 1) AS superseded_by
+                    ORDER BY n.annotation_id LIMIT 1) AS superseded_by,
+                   coalesce((body ->> 'learn')::boolean, true) AS learn
             FROM annotation a
             WHERE event_id IS NULL AND asset_id = %s AND annotator = %s AND start_at = %s AND end_at = %s
             ORDER BY written_at, received_at, annotation_id
@@ -162,7 +166,8 @@ def listing(conn: Connection[Any], limit: int = 100) -> list[AnnotationRow]:
                    annotator, provenance, via, written_at, received_at, digest, status, reason,
                    (SELECT n.annotation_id FROM annotation n
                     WHERE n.body ->> 'supersedes' = a.annotation_id::text AND n.annotator = a.annotator
-                    ORDER BY n.annotation_id LIMIT 1) AS superseded_by
+                    ORDER BY n.annotation_id LIMIT 1) AS superseded_by,
+                   coalesce((body ->> 'learn')::boolean, true) AS learn
             FROM annotation a ORDER BY received_at DESC, annotation_id LIMIT %s
             """,
             (limit,),

@@ -26,7 +26,7 @@ class Guard:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in form.HEADERS.items():
-                    headers[name] = value
+                    headers.setdefault(name, value)
                 if scope["path"].startswith(("/api/", "/now")):
                     headers["Cache-Control"] = "no-store"
             await send(message)

@@ -6,7 +6,7 @@ import enum
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 
 def _printable(text: str) -> str:
@@ -36,6 +36,7 @@ class Stream(enum.StrEnum):
 
     ALARM = "alarm"
     ANNOTATION = "annotation"
+    ATTACHMENT = "attachment"
     HEALTH = "health"
     TELEMETRY = "telemetry"
     RAW = "raw"
@@ -69,3 +70,11 @@ class Protocol(Message):
     """An unknown major version is refused, an unknown field is not."""
 
     v: Literal[1] = 1  # raised only when old and new programs could not talk
+
+
+class Body(Message):
+    """What an Envelope carries."""
+
+    trace_id: TraceId  # of the window this is about; of the message itself where there is none
+    made_at: AwareDatetime  # the device's wall clock; its quality says what that is worth
+    time_quality: TimeQuality = TimeQuality.UNKNOWN

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import base64
 import enum
-import hashlib
-import json
-from typing import Annotated, Any, Final, Literal, Union
+from typing import Annotated, Any, Literal, Union
 from uuid import UUID
 
 from pydantic import AwareDatetime, Base64Bytes, Field
@@ -31,10 +29,13 @@ from models.contract.base import (
     SignalName,
     Stream,
     Text,
-    TimeQuality,
-    TraceId,
 )
-from models.contract.labels import LABELS_VERSION, FaultKind, Provenance, Severity, Verdict
+from models.contract.base import (
+    Body as Body,
+)
+from models.contract.people import Annotation as Annotation
+from models.contract.people import Attachment as Attachment
+from models.contract.people import AttachmentPiece, Feedback
 from models.contract.release import Capabilities, Evidence, PairedScores, ShadowLimits
 from models.contract.release import Step as Step
 from models.contract.release import TrialLimits as TrialLimits
@@ -51,14 +52,6 @@ class Envelope(Protocol):
     stream: Stream
     seq: Seq
     body: dict[str, Any]
-
-
-class Body(Message):
-    """What an Envelope carries."""
-
-    trace_id: TraceId  # of the window this is about; of the message itself where there is none
-    made_at: AwareDatetime  # the device's wall clock; its quality says what that is worth
-    time_quality: TimeQuality = TimeQuality.UNKNOWN
 
 
 class Phase(enum.StrEnum):
@@ -128,57 +121,6 @@ class SensorFault(Body):
     fault: FaultOfSensor
     since: AwareDatetime
     detail: Annotated[Text, Field(max_length=500)] = ""
-
-
-class Attachment(Message):
-    """A photo or sound, by the hash of its bytes, which travel apart."""
-
-    sha256: Sha256
-    media_type: Literal["image/jpeg", "image/png", "audio/webm", "audio/ogg", "audio/wav", "audio/mp4"]
-    size: Annotated[int, Field(ge=1, le=8 * 2**20)]  # bytes
-
-
-class Annotation(Body):
-    """What one person said about an event or a stretch of time. Stream annotation; also the body of the forms."""
-
-    kind: Literal["annotation"] = "annotation"
-    annotation_id: UUID  # made where it was written: the same id again is the same annotation
-    asset: AssetId
-    event_id: UUID | None = None
-    start: AwareDatetime
-    end: AwareDatetime
-    verdict: Verdict
-    fault: FaultKind | None = None  # with verdict "fault" only
-    severity: Severity | None = None
-    note: Annotated[Text, Field(max_length=2000)] = ""
-    annotator: Annotated[Text, Field(min_length=1, max_length=80)]
-    provenance: Provenance = Provenance.EXPLICIT
-    labels_version: int = LABELS_VERSION
-    supersedes: UUID | None = None
-    learn: bool = True  # False: kept and counted, never in a dataset
-    part_replaced: Annotated[Text, Field(max_length=80)] = ""
-    attachments: Annotated[tuple[Attachment, ...], Field(max_length=4)] = ()
-    interval_confidence: Score | None = None  # 1: saw it begin and end; 0.5: about then; 0: a guess
-    policy: Annotated[Text, Field(max_length=40)] = ""  # version of what the person was told of the use of their word
-    sent_at: AwareDatetime | None = None  # the phone's clock when it sent this, made_at being its clock at writing
-    taken_at: AwareDatetime | None = None  # the clock of the agent that took it
-    sent_by: Annotated[Text, Field(max_length=80)] = ""  # who was signed in then; the annotator may be a colleague
-
-    def digest(self) -> str:
-        """Of what was said, not of when it was sent: the same id with another digest is a conflict, not a resend."""
-        words = self.model_dump(mode="json", include=_WORDS)
-        # Only where they say something, so that what was taken before they existed keeps its digest.
-        words |= self.model_dump(mode="json", include=_NEWER_WORDS, exclude_defaults=True)
-        for name in ("start", "end"):
-            words[name] = getattr(self, name).timestamp()  # the same instant in another time zone is no other word
-        return hashlib.sha256(json.dumps(words, sort_keys=True).encode()).hexdigest()
-
-
-_WORDS: Final = {
-    *("asset", "event_id", "start", "end", "verdict", "fault", "severity", "note"),
-    *("annotator", "provenance", "supersedes"),
-}
-_NEWER_WORDS: Final = {"learn", "part_replaced", "attachments", "interval_confidence"}
 
 
 class StreamCount(Message):
@@ -388,6 +330,8 @@ BODIES = (
     AlarmEvent,
     SensorFault,
     Annotation,
+    AttachmentPiece,
+    Feedback,
     Heartbeat,
     RolloutStatus,
     CommandResult,
@@ -403,6 +347,8 @@ STREAM_OF: dict[type[Body], Stream] = {
     AlarmEvent: Stream.ALARM,
     SensorFault: Stream.ALARM,
     Annotation: Stream.ANNOTATION,
+    AttachmentPiece: Stream.ATTACHMENT,
+    Feedback: Stream.ANNOTATION,
     Heartbeat: Stream.HEALTH,
     RolloutStatus: Stream.HEALTH,
     CommandResult: Stream.HEALTH,

@@ -6,19 +6,27 @@ docs/form-api.md describes the routes. Answers are JSON of these; unknown fields
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, get_args
 from uuid import UUID
 
 from pydantic import AwareDatetime, Field
 
-from models.contract.base import AssetId, Message, Score, Text
+from models.contract.base import AssetId, Message, Score, Sha256, Text
 from models.contract.labels import LABELS_VERSION, FaultKind, Taxonomy, Verdict
 from models.contract.messages import Driver, Plot
+from models.contract.people import ATTACHMENT_BYTES, MediaType
 
 BOOTSTRAP_BYTES: Final = 96 * 1024  # of JSON; what does not fit is left out, plots first, and counted
 HEADER: Final = "X-PDM-Form"  # on everything that changes something: no other site's page can send it
 PIECE_BYTES: Final = 128 * 1024
-ATTACHMENT_BYTES: Final = 8 * 2**20
+UPLOAD_STATUS: Final = {
+    "offset": 409,
+    "too_large": 413,
+    "wrong_type": 415,
+    "wrong_hash": 422,
+    "carries_more": 422,
+    "no_room": 507,
+}
 POLICY: Final = "1"  # version of the text below
 
 Where = Literal["kept", "stored"]
@@ -139,6 +147,15 @@ class Satisfaction(Message):
     text: Text  # to be answered with 1 (no) to 5 (yes)
 
 
+class Upload(Message):
+    """How far an attachment has come."""
+
+    sha256: Sha256
+    size: int
+    offset: int  # where the next piece begins
+    state: Literal["partial", "kept", "stored"]
+
+
 class Limits(Message):
     """What is taken."""
 
@@ -146,7 +163,7 @@ class Limits(Message):
     piece_bytes: int = PIECE_BYTES
     attachment_bytes: int = ATTACHMENT_BYTES
     attachments: int = 4
-    media_types: tuple[str, ...] = ("image/jpeg", "image/png", "audio/webm", "audio/ogg", "audio/wav", "audio/mp4")
+    media_types: tuple[str, ...] = get_args(MediaType)
 
 
 class Policy(Message):

@@ -194,3 +194,25 @@ def test_a_label_lasts_as_long_as_its_alarm_and_keeps_its_time_of_decision(dsn: 
     assert after is not None
     assert after.end_at == end > before.end_at
     assert after.decided_at == before.decided_at
+
+
+def test_what_nobody_may_learn_from_is_kept_and_counted_and_makes_no_label(dsn: str) -> None:
+    event = raise_alarm(dsn)
+    say(dsn, a_fault(event, learn=False))
+    assert query(dsn, "SELECT status, count(*) FROM annotation GROUP BY status") == [("accepted", 1)]
+    assert label(dsn, event.event_id) is None
+    say(dsn, a_fault(event, annotator="Björn"))
+    found = label(dsn, event.event_id)
+    assert found is not None
+    assert (found.status, found.weight, len(found.annotations)) == ("accepted", 0.5, 1)
+
+
+def test_who_says_later_that_nobody_may_learn_from_it_takes_the_label_back(dsn: str) -> None:
+    event = raise_alarm(dsn)
+    first = a_fault(event)
+    say(dsn, first)
+    say(dsn, a_fault(event, learn=False, made_at=NOW + timedelta(minutes=1)))
+    assert status(dsn, first)[0] == "rejected"
+    found = label(dsn, event.event_id)
+    assert found is not None
+    assert (found.status, found.reason) == ("held", "no valid annotation is left")

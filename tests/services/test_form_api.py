@@ -68,13 +68,13 @@ class Host:
 class AgentHost(Host):
     name = "agent"
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: str = AGENT) -> None:
+        folder.mkdir(exist_ok=True)
         config = folder / "agent.toml"
-        config.write_text(AGENT)
+        config.write_text(settings)
         self.agent = Agent(load_config(config), tell=lambda _: None)
         self.outbox = self.agent._outbox
-        app = make_app(self.agent, self.agent.journal, self.agent.detector.health)
-        self.page = PageServer(app, "127.0.0.1", 0)
+        self.page = PageServer(make_app(self.agent.desk()), "127.0.0.1", 0)
         self._thread = threading.Thread(target=self.page.loop, daemon=True)
         self._thread.start()
         self.http = httpx.Client(base_url=self.page.url)

@@ -1,0 +1,30 @@
+"""What the agent lends to its pages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from edge_agent.annotate import Journal
+from edge_agent.attachments import Attachments
+from models.contract.messages import AssetHealth
+
+
+class Shown(Protocol):
+    """What the pages ask of the agent."""
+
+    device: str
+
+    def status(self) -> dict[str, Any]:
+        """Model, step, connection, waiting rows and assets, ready for JSON."""
+
+
+@dataclass(frozen=True)
+class Desk:
+    """`health` is asked anew each time."""
+
+    agent: Shown
+    journal: Journal
+    attachments: Attachments
+    health: Callable[[], dict[str, AssetHealth]]
