@@ -23,6 +23,7 @@ from edge_agent.clock import SYSTEM, Clock
 from edge_agent.config import Broker
 from edge_agent.errors import AgentError
 from edge_agent.outbox import PRIORITY, Outbox
+from edge_agent.tls import bear_dead_clock
 from models.bundle.signing import NotTrusted, PublicKeys
 from models.contract import topics
 from models.contract.base import Stream
@@ -118,7 +119,7 @@ class Uplink:
         if broker.username:
             client.username_pw_set(broker.username, broker.password())
         if context := broker.tls():
-            client.tls_set_context(context)
+            client.tls_set_context(bear_dead_clock(context, self._clock, self._counters))
         client.max_inflight_messages_set(WINDOW)
         client.max_queued_messages_set(WINDOW * 2)
         client.reconnect_delay_set(min_delay=1 + round(random.random()), max_delay=60)  # noqa: S311 - spreads a herd

@@ -269,6 +269,7 @@ class Pipeline:
             features=dict(zip(self.names, map(float, vector), strict=True)),
             drivers=drivers,
             trial=trial,
+            recorded=self.asset.source == "csv",
             plot=self._normal.against(window, drivers),
         )
 
@@ -296,6 +297,7 @@ class Pipeline:
                 "model": self.current.scorer.bundle.ref,
                 "feature_set": FEATURE_SET,
                 "features": dict(zip(self.names, map(float, vector), strict=True)),
+                "recorded": self.asset.source == "csv",
             }
         )
 

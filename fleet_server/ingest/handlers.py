@@ -35,6 +35,7 @@ from models.contract.people import AttachmentPiece, Feedback
 
 AHEAD: Final = timedelta(minutes=5)
 FIRST_YEAR: Final = 2000  # a device that has never heard of the time starts in 1970
+UNHEARD: Final = timedelta(days=30)  # an agent may have run for so long before the server first heard of it
 
 
 @dataclass
@@ -47,6 +48,15 @@ class Batch:
     samples: list[Sample] = field(default_factory=list)
     events: set[UUID] = field(default_factory=set)
     counts: Counter[str] = field(default_factory=Counter)
+    first_seen: dict[str, datetime] = field(default_factory=dict)
+
+    def doubt(self, key: Key, body: AlarmEvent | SampledWindow) -> str | None:
+        """Why a window's time cannot be right."""
+        if body.recorded is not False:
+            return clock_doubt(body.window_end, self.at, None)
+        if key.device not in self.first_seen:
+            self.first_seen[key.device] = devices.first_seen(self.conn, key.device) or self.at
+        return clock_doubt(body.window_end, self.at, self.first_seen[key.device])
 
     def flush(self) -> None:
         """Write what was collected."""
@@ -59,7 +69,7 @@ class Batch:
 
 
 def alarm(batch: Batch, key: Key, body: AlarmEvent) -> None:
-    doubt = clock_doubt(body.window_end, batch.at)
+    doubt = batch.doubt(key, body)
     if not events.merge(batch.conn, key.device, body, doubt):
         raise Unreadable(f"event {body.event_id} belongs to another device or asset")
     batch.events.add(body.event_id)
@@ -142,7 +152,7 @@ def scored_windows(batch: Batch, key: Key, body: ScoredWindows) -> None:
 
 
 def sampled_window(batch: Batch, key: Key, body: SampledWindow) -> None:
-    if doubt := clock_doubt(body.window_end, batch.at):
+    if doubt := batch.doubt(key, body):
         _doubted(batch, key, body.trace_id, doubt)
         return
     batch.samples.append(
@@ -183,12 +193,18 @@ HANDLERS: Final[dict[type[Body], Handler]] = {
 }
 
 
-def clock_doubt(at: datetime, received_at: datetime) -> str | None:
-    """Why a window's time cannot be right; such a window is kept out of training, whose splits go by time."""
+def clock_doubt(at: datetime, received_at: datetime, first_seen: datetime | None) -> str | None:
+    """Why a window's time cannot be right; such a window is kept out of training, whose splits go by time.
+
+    Args:
+        first_seen: when the server first heard of the device; None: it replays a recording, which may be of any year.
+    """
     if at > received_at + AHEAD:
         return f"{(at - received_at).total_seconds():.0f} s after it was received"
     if at.year < FIRST_YEAR:
         return f"in {at.year}: the device's clock was never set"
+    if first_seen and at < first_seen - UNHEARD:
+        return f"{(first_seen - at).days} days before the device was first heard of"
     return None
 
 

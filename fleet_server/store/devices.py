@@ -155,5 +155,13 @@ def listing(conn: Connection[Any], device_id: str | None = None) -> list[DeviceR
     )
 
 
+def first_seen(conn: Connection[Any], device_id: str) -> datetime | None:
+    return (
+        conn.cursor(row_factory=scalar_row)
+        .execute("SELECT first_seen FROM device WHERE device_id = %s", (device_id,))
+        .fetchone()
+    )
+
+
 def asset_exists(conn: Connection[Any], asset_id: str) -> bool:
     return conn.execute("SELECT FROM asset WHERE asset_id = %s", (asset_id,)).fetchone() is not None

@@ -101,6 +101,7 @@ class AlarmEvent(Body):
     features: dict[Text, float]
     drivers: tuple[Driver, ...] = ()
     trial: bool = False  # the model that says so is not verified yet on this device
+    recorded: bool | None = None  # True: of a recording, with its times; None: an agent that does not say
     plot: Plot | None = None
 
 
@@ -262,6 +263,7 @@ class SampledWindow(Body):
     model: ModelRef
     feature_set: FeatureSet
     features: dict[Text, float]
+    recorded: bool | None = None
 
 
 class ShadowReport(Body):

@@ -17,7 +17,11 @@ class Clock:
         found = sorted(Path("/").glob(LIBRARIES[1:]))
         if not found:
             pytest.skip("libfaketime is not installed")
-        self._library, self._file = found[0], folder / "faketime"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._library, self._file, self._folder = found[0], folder / "faketime", folder
+        # time.sleep fails under a monotonic clock that is left alone; select sleeps as well.
+        sleep = "import select, time\ntime.sleep = lambda s: select.select([], [], [], s)"
+        (folder / "sitecustomize.py").write_text(sleep)
         self.offset(0)
 
     def offset(self, seconds: float) -> None:
@@ -39,7 +43,8 @@ class Clock:
             "LD_PRELOAD": str(self._library),
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_NO_CACHE": "1",
-            "FAKETIME_DONT_FAKE_MONOTONIC": "1",  # time.sleep fails under it; nothing in the agent sleeps
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "PYTHONPATH": str(self._folder),
             "TZ": "UTC",
         }
 

@@ -461,17 +461,30 @@ def test_an_older_heartbeat_changes_nothing_that_a_newer_one_has_said(schema: st
     assert query(schema, "SELECT model_version, epoch FROM device") == [(7, "1" * 32)]
 
 
-@pytest.mark.parametrize("shift", [timedelta(minutes=6), timedelta(days=-20000)], ids=["future", "1970"])
+@pytest.mark.parametrize(
+    ("shift", "recorded"),
+    [(timedelta(minutes=6), True), (timedelta(days=-20000), None), (timedelta(days=-31), False)],
+    ids=["future", "1970", "before it was installed"],
+)
 def test_windows_of_a_clock_that_cannot_be_right_are_stored_and_kept_out_of_training(
-    schema: str, shift: timedelta
+    schema: str, shift: timedelta, recorded: bool | None
 ) -> None:
     at = now() + shift
-    event = builders.an_event(window_start=at, window_end=at, opened_at=at)
+    event = builders.an_event(window_start=at, window_end=at, opened_at=at, recorded=recorded)
     with connect(schema) as conn:
         store(conn, [message(event)], now())
     assert value(schema, "SELECT body ->> 'clock_doubt' FROM event")
     assert value(schema, "SELECT count(*) FROM sample") == 0
     assert query(schema, "SELECT kind, outcome FROM decision") == [("clock", "kept out of training")]
+
+
+@pytest.mark.parametrize(("shift", "recorded"), [(timedelta(days=-29), False), (timedelta(days=-2000), True)])
+def test_a_late_window_and_an_old_recording_may_train(schema: str, shift: timedelta, recorded: bool) -> None:
+    at = now() + shift
+    event = builders.an_event(window_start=at, window_end=at, opened_at=at, recorded=recorded)
+    with connect(schema) as conn:
+        store(conn, [message(event)], now())
+    assert value(schema, "SELECT count(*) FROM sample") == 1
 
 
 def test_requests_for_pieces_go_to_whoever_has_them(
