@@ -16,6 +16,7 @@ from edge_agent.page import form_api, pages, uploads
 from edge_agent.page.answers import error
 from edge_agent.page.desk import Desk
 from models import form
+from models.form.shell import FormFiles
 
 MAX_BODY: Final = 256 * 1024
 
@@ -27,6 +28,7 @@ def make_app(desk: Desk) -> Starlette:
             *pages.routes(desk),
             *form_api.routes(desk),
             *uploads.routes(desk),
+            Mount("/form", FormFiles()),
             Mount("/static", StaticFiles(directory=form.STATIC)),
         ],
         middleware=[Middleware(BaseHTTPMiddleware, dispatch=_guard)],

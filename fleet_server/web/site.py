@@ -12,6 +12,7 @@ from fleet_server.web import attachments, commands, errors, events, fleet, form_
 from fleet_server.web.deps import Site
 from fleet_server.web.guard import Guard
 from models import form
+from models.form.shell import FormFiles
 
 STATIC: Final = str(resources.files("fleet_server.web") / "static")
 
@@ -26,6 +27,7 @@ def build(site: Site) -> FastAPI:
         app.include_router(part.router, prefix="/api")
     app.include_router(records.health)
     app.include_router(pages.router)
+    app.mount("/form", FormFiles())
     app.mount("/static", StaticFiles(directory=form.STATIC))
     app.mount("/assets", StaticFiles(directory=STATIC))
     return app
