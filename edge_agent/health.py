@@ -50,6 +50,7 @@ class Health:
             time_quality=self._clock.quality,
             agent_version=agent_version(),
             boot=self.boot,
+            every_s=self._every_s,
             uptime_s=self._clock.monotonic() - self._began,
             running=running,
             step=step,

@@ -6,13 +6,14 @@ the disk through a window, so that paho never holds more than it can lose; what 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import random
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
@@ -29,7 +30,7 @@ from models.contract import topics
 from models.contract.base import Stream
 from models.contract.codec import MAX_PAYLOAD, Unreadable, dump, load, wrap
 from models.contract.commands import CommandNote
-from models.contract.messages import Chunk, Fetch, Offer, Receipt, ReceiptNote
+from models.contract.messages import Chunk, Fetch, Offer, Receipt, ReceiptNote, Session
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +106,7 @@ class Uplink:
                     raise AgentError("the MQTT network thread has died")
         finally:
             self._drain()
+            self._say_goodbye()
             self._client.disconnect()
             self._client.loop_stop()
 
@@ -120,6 +122,7 @@ class Uplink:
             client.username_pw_set(broker.username, broker.password())
         if context := broker.tls():
             client.tls_set_context(bear_dead_clock(context, self._clock, self._counters))
+        client.will_set(topics.session(self.device), self._session("death", "cut off"), qos=topics.QOS)
         client.max_inflight_messages_set(WINDOW)
         client.max_queued_messages_set(WINDOW * 2)
         client.reconnect_delay_set(min_delay=1 + round(random.random()), max_delay=60)  # noqa: S311 - spreads a herd
@@ -160,6 +163,7 @@ class Uplink:
         self.connected = True
         self._max_packet = min(MAX_PAYLOAD, getattr(properties, "MaximumPacketSize", MAX_PAYLOAD)) - 200
         self._client.subscribe(topics.all_down(self.device), qos=topics.QOS)
+        self._client.publish(topics.session(self.device), self._session("birth"), qos=topics.QOS)
         # A new connection: what was under way may be lost with the old one, or come twice. The server drops the second.
         self._forget_sent()
         log.info("connected to the broker", extra={"host": self._broker.host, "port": self._broker.port})
@@ -260,6 +264,16 @@ class Uplink:
             self._send()
             if not self._sent:
                 return
+
+    def _say_goodbye(self, up_to_s: float = 1.0) -> None:
+        """The server shall know at once that this was meant."""
+        if self.connected:
+            said = self._client.publish(topics.session(self.device), self._session("death", "stopped"), qos=topics.QOS)
+            with contextlib.suppress(RuntimeError, ValueError):  # no connection any more, so its will tells
+                said.wait_for_publish(up_to_s)
+
+    def _session(self, state: Literal["birth", "death"], reason: str = "") -> bytes:
+        return dump(Session(device=self.device, state=state, reason=reason))
 
 
 def _connect_properties() -> Properties:

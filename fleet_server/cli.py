@@ -107,7 +107,8 @@ def status(args: argparse.Namespace) -> int:
         seen = (datetime.now(UTC) - row.last_seen).total_seconds()
         model = f"{row.model_name} {row.model_version} {row.step}" if row.model_version else "-"
         waiting = "?" if row.waiting is None else row.waiting
-        print(f"  {row.device_id:28} {model:24} {waiting} waiting, seen {seen:.0f} s ago")
+        gone = f", offline: {row.offline_reason}" if row.offline_at else ""
+        print(f"  {row.device_id:28} {model:24} {waiting} waiting, seen {seen:.0f} s ago{gone}")
     return 0
 
 

@@ -16,7 +16,7 @@ from paho.mqtt.properties import Properties
 from models.contract import topics
 from models.contract.base import SeqRange, Stream
 from models.contract.codec import dump, load
-from models.contract.messages import Envelope, Fetch, StreamCount
+from models.contract.messages import Envelope, Fetch, Session, StreamCount
 from tests.builders import Fleet
 
 
@@ -36,6 +36,7 @@ class Receiver:
         self.copies: dict[tuple[str, str, int], int] = {}
         self.conflicts: list[tuple[str, str, int]] = []
         self.fetches: list[Fetch] = []
+        self.sessions: list[Session] = []
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._db.execute(
@@ -93,6 +94,9 @@ class Receiver:
     def _take(self, topic: str, payload: bytes) -> None:
         if topic == topics.fetch(self.fleet.device):
             self.fetches.append(load(Fetch, payload))
+            return
+        if topic == topics.session(self.fleet.device):
+            self.sessions.append(load(Session, payload))
             return
         record = load(Envelope, payload)
         place = (record.epoch, record.stream.value, record.seq)

@@ -18,11 +18,12 @@ from fleet_server.ingest.batch import Marks, store, store_one_by_one
 from fleet_server.ingest.mailbox import Arrived, Mailbox
 from fleet_server.ingest.reading import Read, read
 from fleet_server.ingest.receipts import receipts
+from fleet_server.store import devices
 from fleet_server.store.pool import Pool, Trouble, trouble
 from models.bundle.signing import SigningKey
 from models.contract import topics
 from models.contract.codec import Unreadable, load
-from models.contract.messages import Fetch
+from models.contract.messages import Fetch, Session
 from models.crash_points import crash_point
 
 log = logging.getLogger(__name__)
@@ -69,9 +70,9 @@ class Worker:
 
     def work(self, batch: Sequence[Arrived]) -> None:
         """One batch, to its end."""
-        messages = list(self._to_store(batch))
-        if messages:
-            marks = self._commit(messages)
+        messages, sessions = self._to_store(batch)
+        if messages or sessions:
+            marks = self._commit(messages, sessions)
             if marks is None:
                 return
             crash_point("ingest.after_commit")
@@ -83,20 +84,23 @@ class Worker:
         else:
             self._broker.acknowledge(batch)
 
-    def _to_store(self, batch: Sequence[Arrived]) -> list[Read]:
-        """Without requests for pieces, which are not stored, and retained messages, which are nobody's news."""
-        found = []
+    def _to_store(self, batch: Sequence[Arrived]) -> tuple[list[Read], list[Session]]:
+        """Records and what connections say; without requests for pieces, which are not stored, and retained messages,
+        which are nobody's news."""
+        found, sessions = [], []
         for each in batch:
             where = topics.parse(each.topic)
             if each.retained:
                 log.warning("retained message ignored", extra={"topic": each.topic})
             elif where is not None and where.name == "fetch":
                 self._fetches.ask(where.device, each.payload)
+            elif where is not None and where.name == "session":
+                sessions += _session(where.device, each.payload)
             else:
                 found.append(read(each.topic, each.payload))
-        return found
+        return found, sessions
 
-    def _commit(self, messages: Sequence[Read]) -> Marks | None:
+    def _commit(self, messages: Sequence[Read], sessions: Sequence[Session]) -> Marks | None:
         """None: stopped while the database was away."""
         wait_s, one_by_one = FIRST_WAIT_S, False
         while not self._stopping.is_set():
@@ -105,6 +109,8 @@ class Worker:
                     at = datetime.now(UTC)
                     with conn.transaction():
                         marks = (store_one_by_one if one_by_one else store)(conn, messages, at)
+                        for said in sessions:
+                            devices.set_session(conn, said, at)
                         crash_point("ingest.before_commit")
                 return marks
             except Exception as exc:
@@ -120,6 +126,18 @@ class Worker:
                 self._stopping.wait(wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - not all servers at once
                 wait_s = FIRST_WAIT_S if kind is Trouble.AGAIN else min(2 * wait_s, LONGEST_WAIT_S)
         return None
+
+
+def _session(device: str, payload: bytes) -> list[Session]:
+    """What a device's own connection says, or nothing."""
+    try:
+        said = load(Session, payload)
+        if said.device != device:
+            raise Unreadable(f"says it is of {said.device}")
+    except Unreadable as exc:
+        log.warning("session message refused", extra={"device": device, "reason": str(exc)})
+        return []
+    return [said]
 
 
 class FetchDesk:

@@ -12,7 +12,7 @@ from psycopg.rows import class_row, scalar_row
 from psycopg.types.json import Jsonb
 
 from models.contract.base import ModelRef
-from models.contract.messages import Heartbeat, Step
+from models.contract.messages import Heartbeat, Session, Step
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class DeviceRow:
     heartbeat: dict[str, Any] | None
     assets: list[str]
     waiting: int | None
+    offline_at: datetime | None  # its connection ended, and nothing has come since
+    offline_reason: str | None
 
 
 def touch(conn: Connection[Any], device_ids: Sequence[str], at: datetime) -> None:
@@ -42,6 +44,16 @@ def touch(conn: Connection[Any], device_ids: Sequence[str], at: datetime) -> Non
         ON CONFLICT (device_id) DO UPDATE SET last_seen = greatest(device.last_seen, excluded.last_seen)
         """,
         {"devices": sorted(device_ids), "at": at},
+    )
+
+
+def set_session(conn: Connection[Any], said: Session, at: datetime) -> None:
+    """Its connection began or ended. An end counts until anything comes."""
+    if said.state == "birth":
+        touch(conn, [said.device], at)
+    conn.execute(
+        "UPDATE device SET offline_at = %s, offline_reason = %s WHERE device_id = %s",
+        (None, None, said.device) if said.state == "birth" else (at, said.reason, said.device),
     )
 
 
@@ -146,7 +158,9 @@ def listing(conn: Connection[Any], device_id: str | None = None) -> list[DeviceR
                          jsonb_array_elements(stream.value -> 'waiting') AS range,
                          LATERAL (SELECT (range ->> 0)::bigint AS lower, (range ->> 1)::bigint AS upper) AS bounds
                     HAVING d.heartbeat IS NOT NULL
-                   ) AS waiting
+                   ) AS waiting,
+                   CASE WHEN d.offline_at >= d.last_seen THEN d.offline_at END AS offline_at,
+                   CASE WHEN d.offline_at >= d.last_seen THEN d.offline_reason END AS offline_reason
             FROM device d WHERE %(device)s::text IS NULL OR d.device_id = %(device)s ORDER BY d.device_id
             """,
             {"device": device_id},

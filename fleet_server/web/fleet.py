@@ -42,8 +42,12 @@ def show_device(device_id: str, pool: PoolOf) -> dict[str, Any]:
 
 
 def state(row: DeviceRow, now: datetime) -> str:
-    """`silent` is a state of its own: nothing is known of what it does."""
-    if now - row.last_seen > SILENT_AFTER:
+    """`offline` (its connection ended) and `silent` (three heartbeats are missing) are states of their own: nothing is
+    known of what it does."""
+    if row.offline_at is not None:
+        return "offline"
+    every_s = (row.heartbeat or {}).get("every_s") or 0.0
+    if now - row.last_seen > max(SILENT_AFTER, timedelta(seconds=3 * every_s)):
         return "silent"
     if row.heartbeat is None:
         return "new"

@@ -23,7 +23,7 @@ TONE = {
     ),
     **dict.fromkeys(("alarm", "rejected", "rolled_back", "harmed", "stopped", "failed", "barred", "open"), "bad"),
     **dict.fromkeys(
-        ("silent", "held", "paused", "refused", "trial", "waiting", "fetching", "checking", "apart"), "wait"
+        ("silent", "offline", "held", "paused", "refused", "trial", "waiting", "fetching", "checking", "apart"), "wait"
     ),
 }
 
@@ -75,7 +75,7 @@ def _loop(facts: Facts) -> str:
     s, labels, runs = facts.summary, facts.summary["labels"], facts.summary["runs"]
     last_run = next((run for run in facts.runs if run.ended_at is not None), None)
     states = [state(row, facts.at) for row in facts.devices]
-    silent = f", {states.count('silent')} silent" if "silent" in states else ""
+    silent = "".join(f", {states.count(word)} {word}" for word in ("silent", "offline") if word in states)
     live = next((row for row in facts.rollouts if row["state"] in ("running", "paused")), None)
     newest = facts.rollouts[0] if facts.rollouts else None
     wave = "none yet"

@@ -1,7 +1,7 @@
 """Every MQTT payload as a frozen class, told apart by `kind`. Both programs import these, so they cannot disagree.
 
-Up, through the outbox: an Envelope with one of BODIES inside. Up, not kept: Fetch. Down: ReceiptNote, Offer, Chunk, and
-the CommandNote of `commands`.
+Up, through the outbox: an Envelope with one of BODIES inside. Up, not kept: Fetch, Session. Down: ReceiptNote, Offer,
+Chunk, and the CommandNote of `commands`.
 Devices stay old for months: fields are added with a default, never renamed or reused.
 """
 
@@ -166,6 +166,7 @@ class Heartbeat(Body):
     agent_version: Annotated[Text, Field(max_length=40)]
     boot: Epoch  # made at each start of the agent
     uptime_s: Annotated[float, Field(ge=0)]
+    every_s: Annotated[float, Field(gt=0)] | None = None  # until the next one
     running: ModelRef
     step: Step
     assignment: Annotated[int, Field(ge=0)] = 0  # the sequence of the last assignment taken
@@ -292,6 +293,16 @@ class Fetch(Protocol):
     device: DeviceId
     sha256: Sha256
     indexes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=64)]
+
+
+class Session(Protocol):
+    """The device's connection began or ended. Not kept: whatever else comes from a device is newer truth. The broker
+    sends the end for one that is cut off, as the connection's will."""
+
+    kind: Literal["session"] = "session"
+    device: DeviceId
+    state: Literal["birth", "death"]
+    reason: Annotated[Text, Field(max_length=80)] = ""
 
 
 class Signed(Message):

@@ -21,6 +21,7 @@ from models.contract.messages import (
     Offer,
     Receipt,
     ReceiptNote,
+    Session,
     Signed,
 )
 
@@ -30,6 +31,7 @@ TRAVELS: Final[dict[type[Message], str]] = {
     Envelope: "up, any stream, around a body",
     **{body: f"up/{STREAM_OF[body]}, in an envelope" for body in BODIES},
     Fetch: "up/fetch",
+    Session: "up/session",
     ReceiptNote: "down/receipt",
     Offer: "down/offer, retained",
     Chunk: "down/chunk",

@@ -22,7 +22,7 @@ class Topic(NamedTuple):
 
     device: str
     direction: Literal["up", "down"]
-    name: str  # a stream, "fetch", or a down kind
+    name: str  # a stream, "fetch", "session", or a down kind
 
 
 def up(device: str, stream: Stream) -> str:
@@ -31,6 +31,10 @@ def up(device: str, stream: Stream) -> str:
 
 def fetch(device: str) -> str:
     return f"{ROOT}/{_device.validate_python(device)}/up/fetch"
+
+
+def session(device: str) -> str:
+    return f"{ROOT}/{_device.validate_python(device)}/up/session"
 
 
 def down(device: str, kind: Down) -> str:
@@ -53,7 +57,7 @@ def parse(topic: str) -> Topic | None:
     if len(parts) != 5 or "/".join(parts[:2]) != ROOT:
         return None
     device, direction, name = parts[2:]
-    known = (*Stream, "fetch") if direction == "up" else DOWN_KINDS if direction == "down" else ()
+    known = (*Stream, "fetch", "session") if direction == "up" else DOWN_KINDS if direction == "down" else ()
     try:
         _device.validate_python(device)
     except ValidationError:

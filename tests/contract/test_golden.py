@@ -87,6 +87,7 @@ def test_every_body_has_a_stream_a_topic_and_a_handler() -> None:
     for stream in set(STREAM_OF.values()):
         assert topics.parse(topics.up("plant1.gw7", stream)) == ("plant1.gw7", "up", stream.value)
     assert topics.parse(topics.fetch("plant1.gw7")) == ("plant1.gw7", "up", "fetch")
+    assert topics.parse(topics.session("plant1.gw7")) == ("plant1.gw7", "up", "session")
     for kind in topics.DOWN_KINDS:
         assert topics.parse(topics.down("plant1.gw7", kind)) == ("plant1.gw7", "down", kind)
 
