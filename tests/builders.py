@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from models.bundle.files import Bundle, Canary, CanaryCase, pack, unpack
 from models.bundle.signing import SigningKey
+from models.contract.alarms import Act, AlarmAction
 from models.contract.base import ModelRef
 from models.contract.commands import Command, CommandBody, CommandNote
 from models.contract.features import FEATURE_SET, vector_names
@@ -138,6 +139,23 @@ def an_annotation(**changes: Any) -> Annotation:
         "annotator": "Ada",
     }
     return Annotation.model_validate(fields | changes)
+
+
+def an_action(action: Act, **changes: Any) -> AlarmAction:
+    """Somebody did something about an alarm."""
+    fields: dict[str, Any] = {
+        "trace_id": new_trace_id(),
+        "made_at": NOW,
+        "action_id": uuid.uuid4(),
+        "event_id": uuid.UUID(int=7),
+        "asset": "pump1",
+        "action": action,
+        "actor": "Ada",
+        "until": NOW + timedelta(hours=1) if action is Act.SNOOZE else None,
+        "text": "hot" if action is Act.COMMENT else "",
+        "level": int(action is Act.ESCALATE),
+    }
+    return AlarmAction.model_validate(fields | changes)
 
 
 def some_scores(n: int = 3) -> ScoredWindows:

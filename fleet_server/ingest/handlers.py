@@ -13,11 +13,22 @@ from uuid import UUID
 from fleet_server.errors import AttachmentRefused, Refused
 from fleet_server.feedback import attachments, intake
 from fleet_server.ingest.columns import predictions
-from fleet_server.store import commands, decisions, devices, events, rollouts, shadows, telemetry
+from fleet_server.store import (
+    alarm_actions,
+    commands,
+    decisions,
+    devices,
+    events,
+    maintenance,
+    rollouts,
+    shadows,
+    telemetry,
+)
 from fleet_server.store import feedback as implicit
 from fleet_server.store.ledger import Key
 from fleet_server.store.pool import Connection
 from fleet_server.store.telemetry import Prediction, Sample
+from models.contract.alarms import AlarmAction, Maintenance, Suppression
 from models.contract.codec import Unreadable
 from models.contract.messages import (
     AlarmEvent,
@@ -119,6 +130,19 @@ def feedback(batch: Batch, key: Key, body: Feedback) -> None:
     implicit.insert(batch.conn, body, via=key.device, received_at=batch.at)
 
 
+def alarm_action(batch: Batch, key: Key, body: AlarmAction) -> None:
+    alarm_actions.put(batch.conn, body, via=key.device, received_at=batch.at)
+
+
+def maintenance_window(batch: Batch, key: Key, body: Maintenance) -> None:
+    maintenance.put(batch.conn, body, via=key.device, received_at=batch.at)
+
+
+def suppression(batch: Batch, key: Key, body: Suppression) -> None:
+    if not maintenance.put_suppression(batch.conn, key.device, body, batch.at):
+        raise Unreadable(f"suppression {body.suppression_id} belongs to another device")
+
+
 def heartbeat(batch: Batch, key: Key, body: Heartbeat) -> None:
     for stream, count in body.outbox.items():
         for low, high in (*count.waiting, *(r for ranges in count.evicted.values() for r in ranges)):
@@ -184,6 +208,9 @@ HANDLERS: Final[dict[type[Body], Handler]] = {
     Annotation: annotation,
     AttachmentPiece: attachment_piece,
     Feedback: feedback,
+    AlarmAction: alarm_action,
+    Maintenance: maintenance_window,
+    Suppression: suppression,
     Heartbeat: heartbeat,
     RolloutStatus: rollout_status,
     CommandResult: command_result,

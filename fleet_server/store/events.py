@@ -34,6 +34,10 @@ class EventRow:
     model_version: int
     model_sha256: str
     trial: bool
+    family: str
+    severity: str | None
+    repeats: int
+    muted: bool
     annotations: int
     label_status: str | None
     label_verdict: str | None
@@ -64,16 +68,35 @@ def merge(conn: Connection[Any], device_id: str, event: AlarmEvent, doubt: str |
     cursor = conn.execute(
         """
         INSERT INTO event AS old (event_id, trace_id, device_id, asset_id, opened_at, raised_at, updated_at, cleared_at,
-                                  score, threshold, fault_class, model_name, model_version, model_sha256, trial, body)
+                                  score, threshold, fault_class, model_name, model_version, model_sha256, trial, body,
+                                  family, severity, repeats, cleared_repeat, last_cleared_at, newest)
         VALUES (%(event)s, %(trace)s, %(device)s, %(asset)s, %(opened)s, %(end)s, %(end)s, %(cleared)s, %(score)s,
-                %(threshold)s, %(fault)s, %(name)s, %(version)s, %(sha256)s, %(trial)s, %(body)s)
+                %(threshold)s, %(fault)s, %(name)s, %(version)s, %(sha256)s, %(trial)s, %(body)s,
+                %(family)s, %(severity)s, %(repeats)s, %(cleared_repeat)s, %(cleared)s, %(newest)s)
         ON CONFLICT (event_id) DO UPDATE SET
             (trace_id, raised_at) = ROW(
                 CASE WHEN excluded.raised_at < old.raised_at THEN excluded.trace_id ELSE old.trace_id END,
                 least(old.raised_at, excluded.raised_at)),
             opened_at = least(old.opened_at, excluded.opened_at),
             updated_at = greatest(old.updated_at, excluded.updated_at),
-            cleared_at = least(old.cleared_at, excluded.cleared_at),
+            repeats = greatest(old.repeats, excluded.repeats),
+            (cleared_repeat, last_cleared_at, cleared_at) = (
+                SELECT last.cleared_repeat, last.at,
+                       CASE WHEN last.cleared_repeat >= greatest(old.repeats, excluded.repeats) THEN last.at END
+                FROM (VALUES (old.cleared_repeat, old.last_cleared_at),
+                             (excluded.cleared_repeat, excluded.last_cleared_at)) AS last (cleared_repeat, at)
+                ORDER BY last.cleared_repeat DESC, last.at LIMIT 1),
+            severity = (ARRAY['minor', 'major', 'stop'])[greatest(
+                array_position(ARRAY['minor', 'major', 'stop'], old.severity),
+                array_position(ARRAY['minor', 'major', 'stop'], excluded.severity))],
+            (family, newest) = (
+                SELECT last.family, last.newest
+                FROM (VALUES (old.family, old.newest, old.repeats, old.updated_at),
+                             (excluded.family, excluded.newest, excluded.repeats, excluded.updated_at)
+                ) AS last (family, newest, repeats, at)
+                ORDER BY coalesce((last.newest ->> 'repeats')::int, last.repeats) DESC,
+                         coalesce((last.newest ->> 'window_end')::timestamptz, last.at) DESC,
+                         last.newest ->> 'phase', last.family LIMIT 1),
             (score, threshold, fault_class, model_name, model_version, model_sha256, trial, body) = (
                 SELECT best.score, best.threshold, best.fault_class, best.model_name, best.model_version,
                        best.model_sha256, best.trial, best.body
@@ -103,6 +126,11 @@ def merge(conn: Connection[Any], device_id: str, event: AlarmEvent, doubt: str |
             "sha256": event.model.sha256,
             "trial": event.trial,
             "body": Jsonb(body),
+            "family": event.family,
+            "severity": event.severity and event.severity.value,
+            "repeats": event.repeats,
+            "cleared_repeat": event.repeats if event.phase is Phase.CLEARED else 0,
+            "newest": Jsonb({name: body[name] for name in ("phase", "repeats", "window_end", "muted", "cleared_by")}),
         },
     )
     return cursor.rowcount == 1
@@ -124,7 +152,9 @@ def listing(
             """
             SELECT e.event_id, e.trace_id, e.device_id, e.asset_id, e.opened_at, e.raised_at, e.updated_at,
                    e.cleared_at, e.score, e.threshold, e.fault_class, e.model_name, e.model_version, e.model_sha256,
-                   e.trial, (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations,
+                   e.trial, e.family, e.severity, e.repeats,
+                   coalesce((e.newest ->> 'muted')::boolean, false) AS muted,
+                   (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations,
                    l.status AS label_status, l.verdict AS label_verdict, l.fault AS label_fault
             FROM event e LEFT JOIN label l ON l.subject_id = e.event_id
             WHERE (%(asset)s::text IS NULL OR e.asset_id = %(asset)s)
@@ -169,7 +199,9 @@ def get(conn: Connection[Any], event_id: UUID) -> EventRow | None:
             """
             SELECT e.event_id, e.trace_id, e.device_id, e.asset_id, e.opened_at, e.raised_at, e.updated_at,
                    e.cleared_at, e.score, e.threshold, e.fault_class, e.model_name, e.model_version, e.model_sha256,
-                   e.trial, (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations,
+                   e.trial, e.family, e.severity, e.repeats,
+                   coalesce((e.newest ->> 'muted')::boolean, false) AS muted,
+                   (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations,
                    l.status AS label_status, l.verdict AS label_verdict, l.fault AS label_fault
             FROM event e LEFT JOIN label l ON l.subject_id = e.event_id WHERE e.event_id = %s
             """,

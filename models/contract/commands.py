@@ -12,8 +12,9 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 
+from models.contract.alarms import Actor, AlarmAction, Maintenance
 from models.contract.base import DeviceId, Message, Protocol, Text
-from models.contract.messages import Signed
+from models.contract.messages import Annotation, Signed
 
 
 class CommandBody(Message):
@@ -48,8 +49,49 @@ class SetBudget(CommandBody):
         return "budget"
 
 
-COMMANDS: Final[tuple[type[CommandBody], ...]] = (RequestReport, SendAgain, SetBudget)
-AnyCommand = Annotated[RequestReport | SendAgain | SetBudget, Field(discriminator="kind")]
+class TakeAction(CommandBody):
+    """Somebody did something about an alarm of this device's, on the server."""
+
+    kind: Literal["take_action"] = "take_action"
+    action: AlarmAction
+
+
+class TakeVerdict(CommandBody):
+    """Somebody said on the server what an alarm of this device's was: a false alarm is quiet from now on, a fault is
+    not. The annotation itself is the server's already, and does not travel back."""
+
+    kind: Literal["take_verdict"] = "take_verdict"
+    annotation: Annotation
+
+
+class SetMaintenance(CommandBody):
+    """A maintenance window was planned, started, changed or ended on the server."""
+
+    kind: Literal["set_maintenance"] = "set_maintenance"
+    window: Maintenance
+
+
+class LiftSuppression(CommandBody):
+    """Alarm again where somebody had said false alarm."""
+
+    kind: Literal["lift_suppression"] = "lift_suppression"
+    suppression_id: UUID
+    by: Actor
+
+
+COMMANDS: Final[tuple[type[CommandBody], ...]] = (
+    RequestReport,
+    SendAgain,
+    SetBudget,
+    TakeAction,
+    TakeVerdict,
+    SetMaintenance,
+    LiftSuppression,
+)
+AnyCommand = Annotated[
+    RequestReport | SendAgain | SetBudget | TakeAction | TakeVerdict | SetMaintenance | LiftSuppression,
+    Field(discriminator="kind"),
+]
 _body: TypeAdapter[Any] = TypeAdapter(AnyCommand)
 
 

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, Base64Bytes, Field
 
+from models.contract.alarms import AlarmAction, Criticality, Family, Maintenance, Suppression
 from models.contract.base import (
     AssetId,
     DeviceId,
@@ -33,6 +34,7 @@ from models.contract.base import (
 from models.contract.base import (
     Body as Body,
 )
+from models.contract.labels import Severity
 from models.contract.people import Annotation as Annotation
 from models.contract.people import Attachment as Attachment
 from models.contract.people import AttachmentPiece, Feedback
@@ -103,6 +105,11 @@ class AlarmEvent(Body):
     trial: bool = False  # the model that says so is not verified yet on this device
     recorded: bool | None = None  # True: of a recording, with its times; None: an agent that does not say
     plot: Plot | None = None
+    family: Family = ""  # of faults: at most one episode of it is open on an asset; empty: an older agent
+    severity: Severity | None = None  # the highest of the episode so far; models.alarms has the rule
+    repeats: Annotated[int, Field(ge=1)] = 1  # how many times it was raised: again within the hold time is the same one
+    muted: bool = False  # raised in a maintenance window: nobody was told, and it does not train
+    cleared_by: Literal["", "signal", "verdict", "source"] = ""  # what ended it: false alarm; recording at its end
 
 
 class FaultOfSensor(enum.StrEnum):
@@ -145,6 +152,10 @@ class AssetHealth(Message):
     kind: Text = "machine"
     hall: Annotated[Text, Field(max_length=40)] = ""
     code: Annotated[Text, Field(max_length=12)] = ""  # on the machine's plate, for typing; empty: made from its id
+    criticality: Criticality = "normal"
+    maintenance_since: AwareDatetime | None = None  # alarms are muted
+    maintenance_id: UUID | None = None
+    suppressed: Annotated[int, Field(ge=0)] = 0  # windows that did not alarm because somebody said it is a false alarm
     window: WindowSpec | None = None  # how its windows are cut, and of which channels: a trained model must fit both
     signals: tuple[Signal, ...] = ()
 
@@ -259,6 +270,8 @@ class SampledWindow(Body):
     window_start: AwareDatetime
     window_end: AwareDatetime
     reason: Literal["reference", "hard"]  # reference: at random; hard: the score was close to the threshold
+    suppressed_by: UUID | None = None  # a hard one: it would have alarmed, but for this suppression
+    muted: bool = False  # in a maintenance window
     probability: Annotated[float, Field(gt=0, le=1)]
     score: Score
     model: ModelRef
@@ -345,6 +358,9 @@ BODIES = (
     Annotation,
     AttachmentPiece,
     Feedback,
+    AlarmAction,
+    Maintenance,
+    Suppression,
     Heartbeat,
     RolloutStatus,
     CommandResult,
@@ -362,6 +378,9 @@ STREAM_OF: dict[type[Body], Stream] = {
     Annotation: Stream.ANNOTATION,
     AttachmentPiece: Stream.ATTACHMENT,
     Feedback: Stream.ANNOTATION,
+    AlarmAction: Stream.ANNOTATION,  # what people do is never evicted, as what they say
+    Maintenance: Stream.ANNOTATION,
+    Suppression: Stream.HEALTH,
     Heartbeat: Stream.HEALTH,
     RolloutStatus: Stream.HEALTH,
     CommandResult: Stream.HEALTH,

@@ -12,15 +12,14 @@ import pytest
 from fleet_server.ingest.columns import predictions
 from fleet_server.ingest.handlers import HANDLERS
 from models.bundle.signing import PublicKeys
-from models.contract import commands, messages, topics
-from models.contract.base import Message
+from models.contract import alarms, commands, messages, topics
+from models.contract.base import Body, Message
 from models.contract.codec import Unreadable, dump, load, load_body
 from models.contract.commands import COMMANDS, Command, CommandNote, SetBudget
 from models.contract.messages import (
     BODIES,
     STREAM_OF,
     Assignment,
-    Body,
     Envelope,
     Offer,
     Receipt,
@@ -73,7 +72,7 @@ def test_another_major_version_is_refused(kind: type[Message]) -> None:
 def test_every_message_class_travels_or_is_part_of_one_that_does() -> None:
     classes = {
         each
-        for module in (messages, commands)
+        for module in (messages, commands, alarms)
         for each in vars(module).values()
         if isinstance(each, type) and issubclass(each, Message) and each.__module__ == module.__name__
     }
