@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
@@ -28,6 +29,7 @@ from edge_agent.health import Health
 from edge_agent.outbox import Outbox
 from edge_agent.page import Desk, PageServer, make_app
 from edge_agent.rollout import Rollout
+from edge_agent.sensors.silence import Silence
 from edge_agent.uplink import Uplink
 from models import lifeline
 from models.baseline import shipped
@@ -41,7 +43,6 @@ from models.windows import default_window
 log = logging.getLogger(__name__)
 
 BLOCKS: Final = 32  # between a source and the detector; a recording waits, a machine's source drops and counts
-SILENT_S: Final = 10.0  # a machine's source that gives nothing for so long is silent
 AWAY_S: Final = 2.0  # between two turns of the main loop: it was stopped, or the machine slept
 
 
@@ -59,11 +60,12 @@ class Agent:
         self._outbox = Outbox(config.state_dir / "outbox.db", config.outbox, self.clock.at_least)
         self.journal = Journal(self._outbox)
         self.health = Health(config.heartbeat_s, self.clock)
-        self._sources = {asset.id: sensors.open_source(asset, config.broker) for asset in config.asset}
+        self._sources = {a.id: sensors.open_source(a.id, a.settings, a.resample, config.broker) for a in config.asset}
         self._blocks: queue.Queue[tuple[str, sensors.Block | None]] = queue.Queue(BLOCKS)
-        self._heard = {asset.id: self.clock.monotonic() for asset in config.asset}
+        self._silences = {
+            a.id: Silence(self.clock.monotonic(), self._sources[a.id].period_s, a.silent_after_s) for a in config.asset
+        }
         self._looked_at = self.clock.monotonic()
-        self._silent: set[str] = set()
         baseline = first_bundle(config)
         pipelines = [self._pipeline(asset, baseline) for asset in config.asset]
         self.detector = Detector(pipelines, self._put, self.clock)
@@ -159,12 +161,14 @@ class Agent:
                         return
             else:
                 if block is not None and block.times.size:
-                    self._heard[asset] = self.clock.monotonic()
-                    self._silent.discard(asset)
+                    self._silences[asset].heard(self.clock.monotonic())
                     if block.begins:
                         self._tell(f"{asset}: {block.begins}")
                         self.detector.begin_recording(asset)
-                    self.detector.feed(asset, block.times, block.values)
+                    if block.late:  # history says nothing of how the machine is now
+                        self.health.counters[f"late_samples.{asset}"] += block.times.size
+                    else:
+                        self.detector.feed(asset, block.times, block.values)
             self.clock.look()
             self.detector.flush()
             self._look_for_silence()
@@ -192,25 +196,28 @@ class Agent:
                     continue
             self.health.counters[f"blocks_dropped.{asset.id}"] = source.dropped
             self.health.counters[f"blocks_unreadable.{asset.id}"] = source.unreadable
+            for what, n in source.counts.items():
+                self.health.counters[f"{what}.{asset.id}"] = n
 
     def _look_for_silence(self) -> None:
         now = self.clock.monotonic()
-        if (away := now - self._looked_at) > AWAY_S:  # this process stood still, not the sources
-            self._heard = {asset: heard + away for asset, heard in self._heard.items()}
+        away = now - self._looked_at
         self._looked_at = now
-        for asset, heard in self._heard.items():
-            if now - heard > SILENT_S and asset not in self._silent and not self._sources[asset].ends:
-                self._silent.add(asset)
-                self.detector.pipelines[asset].quiet = "silent"
-                fault = SensorFault(
-                    trace_id=new_trace_id(),
-                    made_at=self.clock.now(),
-                    asset=asset,
-                    fault=FaultOfSensor.SILENT,
-                    since=self.clock.now(),
-                    detail=f"nothing for {SILENT_S:g} s",
-                )
-                self._put([fault])
+        for asset, silence in self._silences.items():
+            if away > AWAY_S:  # this process stood still, not the sources
+                silence.stood_still(away)
+            if self._sources[asset].ends or not silence.falls(now):
+                continue
+            self.detector.pipelines[asset].quiet = "silent"
+            fault = SensorFault(
+                trace_id=new_trace_id(),
+                made_at=self.clock.now(),
+                asset=asset,
+                fault=FaultOfSensor.SILENT,
+                since=self.clock.now() - timedelta(seconds=silence.lasts_s(now)),
+                detail=f"nothing for {silence.limit_s:.3g} s",
+            )
+            self._put([fault])
 
     def _beat(self, force: bool = False) -> None:
         if not self.health.due and not force:

@@ -5,67 +5,19 @@ A relative path is relative to the configuration file; ${VARIABLES} of the envir
 
 from __future__ import annotations
 
-import os
-import ssl
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from edge_agent import sensors
 from edge_agent.errors import BadConfig
+from edge_agent.sensors.channel import Resample
+from edge_agent.settings import Broker as Broker
+from edge_agent.settings import FilePath, Settings
 from models.contract.base import AssetId, DeviceId, Text
-from models.contract.signals import Signal, WindowSpec
-from models.recordings import RecordingOptions
-
-
-def _beside_file(path: Path, info: ValidationInfo) -> Path:
-    filled = os.path.expandvars(path)
-    if "${" in filled:
-        raise ValueError(f"{path}: this variable is not set in the environment")
-    base: Path = (info.context or {}).get("base", Path())
-    return base / filled
-
-
-FilePath = Annotated[Path, AfterValidator(_beside_file)]
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Broker(Settings):
-    """Where the fleet's broker listens. TLS: with `ca`, and `certificate` and `key` for a device's own identity."""
-
-    host: str = "127.0.0.1"
-    port: Annotated[int, Field(ge=1, le=65535)] = 1883
-    username: str | None = None
-    password_file: FilePath | None = None
-    ca: FilePath | None = None
-    certificate: FilePath | None = None
-    key: FilePath | None = None
-    keepalive_s: Annotated[int, Field(ge=5)] = 30
-
-    def password(self) -> str | None:
-        """What the password file holds, without the line's end. Raises BadConfig."""
-        if self.password_file is None:
-            return None
-        try:
-            return self.password_file.read_text(encoding="utf-8").rstrip("\r\n")
-        except (OSError, UnicodeDecodeError) as exc:
-            raise BadConfig(f"broker.password_file: {exc}") from exc
-
-    def tls(self) -> ssl.SSLContext | None:
-        """None: the connection is not encrypted. Raises BadConfig."""
-        if self.ca is None:
-            return None
-        try:
-            context = ssl.create_default_context(cafile=self.ca)
-            if self.certificate is not None:
-                context.load_cert_chain(self.certificate, self.key)
-        except (OSError, ssl.SSLError) as exc:
-            raise BadConfig(f"broker.ca, certificate or key: {exc}") from exc
-        return context
+from models.contract.signals import WindowSpec
 
 
 class Trust(Settings):
@@ -101,45 +53,34 @@ class Form(Settings):
     port: Annotated[int, Field(ge=-1, le=65535)] = 8078
 
 
-class CsvSource(Settings):
-    """Recorded files, in the order of their names, read as `RecordingOptions` says. `speed` 0: as fast as it goes."""
-
-    path: FilePath  # a file, or a pattern such as data/*.csv
-    speed: Annotated[float, Field(ge=0)] = 0.0
-    recording: RecordingOptions = RecordingOptions()
-    normal_rows: Annotated[int, Field(ge=0)] | None = None  # at the start of each file; for `evaluate`
-
-
-class MqttSource(Settings):
-    """Blocks of samples as JSON on a plant's broker: {"t": epoch seconds of the first sample, "rate_hz": ...,
-    "signals": {name: [...]}}. Without host and port: the fleet's broker."""
-
-    topic: str
-    host: str | None = None
-    port: int | None = None
-    rate_hz: Annotated[float, Field(gt=0)]
-    signals: Annotated[tuple[Signal, ...], Field(min_length=1)]
-
-
-class Asset(Settings):
-    """One machine and where its samples come from."""
+class Asset(sensors.Tables):
+    """One machine and where its samples come from: `source = "modbus"` and a table [asset.modbus], and so on."""
 
     id: AssetId
     kind: Text = "machine"
     hall: Annotated[Text, Field(max_length=40)] = ""  # for finding it in the form
     code: Annotated[Text, Field(max_length=12)] = ""  # short, on its plate; empty: five digits made from its id
-    source: Literal["csv", "mqtt"]
-    csv: CsvSource | None = None
-    mqtt: MqttSource | None = None
+    source: str
+    resample: Resample | None = None  # onto one grid of instants, where samples are irregular or signals differ in rate
+    silent_after_s: Annotated[float, Field(gt=0)] | None = None  # None: three periods of the source
     window: WindowSpec | None = None  # None: the bundle's; without one there, by the rate
     sample_share: Annotated[float, Field(ge=0, le=1)] = 0.05  # of quiet windows sent with their features
     hard_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of windows scored close to the threshold
 
     @model_validator(mode="after")
     def _source_is_there(self) -> Self:
+        known = sensors.Tables.model_fields
+        if self.source not in known:
+            raise ValueError(f'there is no source "{self.source}"; there are {", ".join(known)}')
         if getattr(self, self.source) is None:
             raise ValueError(f'source = "{self.source}" needs a table [asset.{self.source}]')
         return self
+
+    @property
+    def settings(self) -> sensors.SourceSettings:
+        """The table of its source."""
+        table: sensors.SourceSettings = getattr(self, self.source)
+        return table
 
 
 class Config(Settings):

@@ -1,51 +1,34 @@
-"""Sources of samples. A source is one small module with an `open_source(asset, ...)` that gives a Source."""
+"""Sources of samples. A new one is a module or folder here with its settings and its reader, a line in `Tables`, a test
+against a real server of its protocol, a page in docs/sources and a configuration in docs/examples."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
-
-import numpy as np
-from numpy.typing import NDArray
-
-from edge_agent.config import Asset, Broker
 from edge_agent.errors import SourceFailed
-from models.contract.signals import Signal
+from edge_agent.sensors.base import Block as Block
+from edge_agent.sensors.base import Source as Source
+from edge_agent.sensors.base import SourceSettings as SourceSettings
+from edge_agent.sensors.channel import Resample
+from edge_agent.sensors.csv import CsvSource
+from edge_agent.sensors.mqtt import MqttSource
+from edge_agent.sensors.resampled import Resampled
+from edge_agent.settings import Broker, Settings
 
 
-class Block(NamedTuple):
-    """Samples of one asset."""
+class Tables(Settings):
+    """The table of each source, by its name. Third-party packages load when a source is opened, not before."""
 
-    times: NDArray[np.float64]  # [n], epoch seconds
-    values: NDArray[np.float32]  # [n_signals, n]
-    label: NDArray[np.int8] | None = None  # [n], of a labelled recording
-    begins: str | None = None  # a new recording begins here: its name
+    csv: CsvSource | None = None
+    mqtt: MqttSource | None = None
 
 
-class Source(Protocol):
-    """What a reader thread asks of a source."""
-
-    signals: tuple[Signal, ...]
-    rate_hz: float
-    ends: bool  # a recording ends, a machine does not
-    dropped: int  # blocks lost before anybody could take them
-    unreadable: int  # blocks that were none
-
-    def blocks(self) -> Iterator[Block | None]:
-        """Samples as they come; None now and then while there are none. Raises SourceFailed."""
-
-    def stop(self) -> None:
-        """Make `blocks` end soon. From any thread."""
-
-
-def open_source(asset: Asset, fleet: Broker | None) -> Source:
-    """The source that an asset's settings describe. Raises SourceFailed."""
-    if asset.csv:
-        from edge_agent.sensors.csv import CsvReplay
-
-        return CsvReplay(asset.csv)
-    if asset.mqtt:
-        from edge_agent.sensors.mqtt import MqttJson
-
-        return MqttJson(asset.mqtt, asset.id, fleet)
-    raise SourceFailed(f"asset {asset.id} has no source")
+def open_source(asset: str, table: SourceSettings, resample: Resample | None, fleet: Broker | None) -> Source:
+    """The source of an asset, onto a grid where that was asked for. Raises SourceFailed."""
+    source = table.open(asset, fleet)
+    if table.on_a_grid:
+        if resample is not None:
+            raise SourceFailed(f"asset {asset}: its source has a grid of its own, at its rate_hz; leave resample out")
+        return source
+    reports = [channel.report for channel in getattr(table, "signals", ())]
+    if resample is None and any(report.filters for report in reports):
+        resample = Resample(rate_hz=source.rate_hz)  # what is left after a report policy is irregular
+    return Resampled(source, resample, reports) if resample else source

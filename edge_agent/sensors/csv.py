@@ -7,29 +7,46 @@ import math
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field
 
-from edge_agent.config import CsvSource
 from edge_agent.errors import SourceFailed
-from edge_agent.sensors import Block
-from models.recordings import BadRecording, Recording, iter_csv_blocks, read_npz
+from edge_agent.sensors.base import Block, SourceSettings
+from edge_agent.settings import Broker, FilePath
+from models.recordings import BadRecording, Recording, RecordingOptions, iter_csv_blocks, read_npz
 
 AT_A_TIME_S = 0.25  # how much recorded time is given at once when replaying at a speed
+
+
+class CsvSource(SourceSettings):
+    """Recorded files, in the order of their names, read as `RecordingOptions` says. `speed` 0: as fast as it goes."""
+
+    path: FilePath  # a file, or a pattern such as data/*.csv
+    speed: Annotated[float, Field(ge=0)] = 0.0
+    recording: RecordingOptions = RecordingOptions()
+    normal_rows: Annotated[int, Field(ge=0)] | None = None  # at the start of each file; for `evaluate`
+
+    def open(self, asset: str, fleet: Broker | None) -> CsvReplay:
+        return CsvReplay(self)
 
 
 class CsvReplay:
     """The files of a pattern, in the order of their names. All must have the same signals."""
 
     ends = True
+    period_s = None
 
     def __init__(self, settings: CsvSource) -> None:
         self._settings = settings
         self._stop = threading.Event()
         self.dropped = self.unreadable = 0
+        self.counts: Counter[str] = Counter()
         self.paths = [Path(p) for p in sorted(glob.glob(str(settings.path), recursive=True), key=_natural)]
         if not self.paths:
             raise SourceFailed(f"no file is named {settings.path}")

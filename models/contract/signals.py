@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Annotated
 
 from pydantic import Field
 
 from models.contract.base import Message, SignalName, Text
+
+
+class Quality(enum.IntEnum):
+    """What a source says of one sample. The worse one wins where samples are joined."""
+
+    GOOD = 0
+    UNCERTAIN = 1  # the number is there, and its sender doubts it: scored, and flagged
+    BAD = 2  # the number says nothing: it is nan from here on, and no window with it is scored
 
 
 class Signal(Message):

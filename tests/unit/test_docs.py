@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_agent import config, sensors
+
 ROOT = Path(__file__).parents[2]
 NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)(?:::(\w+))?`")
 
@@ -35,3 +37,10 @@ def test_every_link_between_documents_leads_somewhere() -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "docs/examples").glob("*.toml")), ids=lambda p: p.name)
 def test_every_example_is_toml(path: Path) -> None:
     assert tomllib.loads(path.read_text())
+
+
+@pytest.mark.parametrize("source", sensors.Tables.model_fields)
+def test_every_source_has_a_page_and_an_example_that_is_accepted(source: str) -> None:
+    assert (ROOT / "docs/sources" / f"{source}.md").exists()
+    assert f"[{source}]({source}.md)" in (ROOT / "docs/sources/README.md").read_text()
+    assert config.load(ROOT / "docs/examples" / f"{source}.toml").asset[0].source == source

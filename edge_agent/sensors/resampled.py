@@ -1,0 +1,129 @@
+"""Signals on one grid: for sources whose signals come each at its own times, and for irregular ones where asked."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_agent.sensors.base import Block, Source
+from edge_agent.sensors.channel import Channel, Report, Resample
+from models.grid import Grid
+
+if TYPE_CHECKING:
+    from models.report import Reporter
+
+LIVE_HOLE_S: Final = 5.0  # at least: a busy machine may not look for so long, and nothing was missed
+
+
+class Joiner:
+    """Channels with their report policies, and the grid that joins them."""
+
+    def __init__(
+        self, channels: Sequence[Channel], rate_hz: float, period_s: float, hole_s: float | None = None
+    ) -> None:
+        self._reporters = [_reporter(channel.report) for channel in channels]
+        lines = [channel.line(period_s) for channel in channels]
+        self._grid = Grid(rate_hz, lines, hole_s)
+        self._behind: deque[float] = deque(maxlen=64)  # our clock less the sender's, and the way here
+
+    def add(
+        self, i: int, times: NDArray[np.float64], values: NDArray[np.float64], quality: NDArray[np.uint8] | None = None
+    ) -> None:
+        """Samples of channel `i`."""
+        if reporter := self._reporters[i]:
+            marks = np.zeros(times.size, np.uint8) if quality is None else quality
+            news = reporter.news(times, values, marks)
+            self._grid.add(i, times[news], values[news], marks[news])
+            self._grid.pass_over(i, float(times.max(initial=-np.inf)))
+        else:
+            self._grid.add(i, times, values, quality)
+
+    def heard(self, stamp: float) -> None:
+        """Something with this time of its sender's has come just now."""
+        self._behind.append(time.time() - stamp)
+
+    def alive(self, wait_s: float) -> None:
+        """The source is there and has nothing new: what is older than `wait_s`, by its own clock, is complete."""
+        if self._behind:
+            self._grid.advance(time.time() - min(self._behind) - wait_s)
+
+    def cut(self, *, anew: bool = False) -> Iterator[Block]:
+        """What is complete; then nothing is held any more. `anew`: times may run back."""
+        yield from self.take()
+        self._grid.cut(anew=anew)
+        self._behind.clear()
+        for reporter in filter(None, self._reporters):
+            reporter.forget()
+
+    def take(self) -> Iterator[Block]:
+        while given := self._grid.take():
+            yield Block(given.times, given.values, quality=given.quality if given.quality.any() else None)
+
+    def counts(self) -> Counter[str]:
+        held_back = sum(reporter.held_back for reporter in self._reporters if reporter)
+        return self._grid.dropped + Counter({"held_back": held_back})
+
+
+def _reporter(report: Report) -> Reporter | None:
+    """None: every sample is news."""
+    if not report.filters:
+        return None
+    from models.report import Reporter  # loads the compiled kernels
+
+    return Reporter("change" in report.on, report.dead_band, report.period_s)
+
+
+class Resampled:
+    """A source of blocks, put onto a grid."""
+
+    def __init__(self, source: Source, settings: Resample, reports: Sequence[Report] = ()) -> None:
+        self._source = source
+        self.signals, self.rate_hz, self.ends = source.signals, settings.rate_hz, source.ends
+        self.period_s = source.period_s
+        reports = reports or [Report()] * len(source.signals)
+        channels = [
+            Channel(name=s.name, report=report, method=settings.method)
+            for s, report in zip(source.signals, reports, strict=True)
+        ]
+        period_s = settings.period_s or max(1 / source.rate_hz, 1 / settings.rate_hz)
+        self._joiner = Joiner(channels, settings.rate_hz, period_s)
+
+    @property
+    def dropped(self) -> int:
+        return self._source.dropped
+
+    @property
+    def unreadable(self) -> int:
+        return self._source.unreadable
+
+    @property
+    def counts(self) -> Counter[str]:
+        return self._source.counts + self._joiner.counts()
+
+    def stop(self) -> None:
+        self._source.stop()
+
+    def blocks(self) -> Iterator[Block | None]:
+        begins: str | None = None
+        for block in self._source.blocks():
+            if block is None:
+                yield None
+                continue
+            if block.begins:
+                yield from self._joiner.cut(anew=True)
+                begins = block.begins
+            if block.late:
+                yield block
+                continue
+            for i, row in enumerate(block.values):
+                self._joiner.add(
+                    i, block.times, row.astype(np.float64), None if block.quality is None else block.quality[i]
+                )
+            for joined in self._joiner.take():
+                yield joined._replace(begins=begins)
+                begins = None
