@@ -35,7 +35,7 @@ from models import lifeline
 from models.baseline import shipped
 from models.bundle.files import BadBundle, Bundle, unpack
 from models.bundle.signing import NotTrusted, PublicKeys
-from models.contract.commands import RequestReport, SendAgain
+from models.contract.commands import FormNews, RequestReport, SendAgain
 from models.contract.ids import new_trace_id
 from models.contract.messages import AlarmEvent, Body, FaultOfSensor, Phase, SensorFault
 from models.windows import default_window
@@ -84,6 +84,7 @@ class Agent:
         self._pick_up_alarms()
         server_keys = _keys(config.trust.server_keys, None)
         self.commands = Commands(config.device, server_keys, self._outbox, self.health.counters)
+        self.commands.register(FormNews, self.journal.note_news)
         self.commands.register(RequestReport, lambda _body, _db: self.health.ask())
         if config.broker:
             self._uplink = Uplink(

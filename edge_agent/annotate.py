@@ -14,7 +14,9 @@ from uuid import UUID
 from edge_agent.outbox import Outbox
 from models.contract.base import Stream
 from models.contract.codec import dump
+from models.contract.commands import FormNews
 from models.contract.messages import AlarmEvent, Annotation, Body
+from models.contract.people import Feedback
 
 KEEP = 500  # alarms
 
@@ -22,6 +24,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS said (
     annotation_id TEXT PRIMARY KEY, digest TEXT NOT NULL, seq INTEGER, body TEXT
 );
+CREATE TABLE IF NOT EXISTS done (feedback_id TEXT PRIMARY KEY, body TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS news (one INTEGER PRIMARY KEY CHECK (one = 1), body TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS episode (
     event_id TEXT PRIMARY KEY, opened_at TEXT NOT NULL, cleared_at TEXT, score REAL NOT NULL, body TEXT NOT NULL
 );
@@ -95,6 +99,36 @@ class Journal:
         except _Known as known:
             return "again" if known.same else "conflict"
         return "new"
+
+    def take_feedback(self, said: Feedback) -> bool:
+        """Confirm what somebody did, once. False: it was taken before."""
+
+        def remember(db: sqlite3.Connection) -> None:
+            if db.execute("SELECT 1 FROM done WHERE feedback_id = ?", (str(said.feedback_id),)).fetchone():
+                raise _Known(True)
+            db.execute("INSERT INTO done VALUES (?, ?)", (str(said.feedback_id), dump(said).decode()))
+            db.execute("DELETE FROM done WHERE rowid <= (SELECT max(rowid) FROM done) - ?", (KEEP,))
+
+        try:
+            self._outbox.put([said], within=remember)
+        except _Known:
+            return False
+        return True
+
+    def did(self) -> list[Feedback]:
+        """What somebody did here, the newest first."""
+        rows = self._db.execute("SELECT body FROM done ORDER BY rowid DESC").fetchall()
+        return [Feedback.model_validate_json(body) for (body,) in rows]
+
+    @staticmethod
+    def note_news(news: FormNews, db: sqlite3.Connection) -> None:
+        """What the server tells the form, in the transaction of its command."""
+        db.execute("INSERT OR REPLACE INTO news VALUES (1, ?)", (dump(news).decode(),))
+
+    def news(self) -> FormNews:
+        """What the server said last."""
+        row = self._db.execute("SELECT body FROM news").fetchone()
+        return FormNews.model_validate_json(row[0]) if row else FormNews()
 
     def is_stored(self, annotation_id: UUID) -> bool | None:
         """Whether the server's receipt for it came. None: it was not taken here."""

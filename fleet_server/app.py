@@ -17,6 +17,7 @@ import uvicorn
 from fleet_server.commands.loop import CommandLoop
 from fleet_server.config import Config
 from fleet_server.errors import BadConfig, NotReady
+from fleet_server.feedback.news import NewsLoop
 from fleet_server.ingest.mailbox import Mailbox
 from fleet_server.ingest.subscriber import Subscriber
 from fleet_server.ingest.worker import FetchDesk, Worker
@@ -34,7 +35,7 @@ from models.bundle.signing import SigningKey
 log = logging.getLogger(__name__)
 
 CHECK_S: Final = 0.5
-NAMED_THREADS: Final = ("release", "learning", "commands")
+NAMED_THREADS: Final = ("release", "learning", "commands", "news")
 
 
 class Part(Protocol):
@@ -119,9 +120,19 @@ def serve(config: Config) -> int:
         subscriber.when_connected(commands.republish)
         fetches = FetchDesk(publisher.handle_fetch)
         worker = Worker(pool, mailbox, subscriber, key, fetches)
+        news = NewsLoop(pool)
         web = WebServer(Site(config, pool, lambda: subscriber.connected))
         # Stopped in reverse: first nobody asks any more, then what was received is stored, then the connection goes.
-        parts: tuple[Part, ...] = (subscriber, fetches, worker, release, commands, LearningLoop(config, pool), web)
+        parts: tuple[Part, ...] = (
+            subscriber,
+            fetches,
+            worker,
+            release,
+            commands,
+            news,
+            LearningLoop(config, pool),
+            web,
+        )
         for part in parts:
             started.append(part)
             part.start()

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from uuid import UUID
+from uuid import UUID, uuid5
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from edge_agent.annotate import Episode
+from edge_agent.annotate import KEEP
+from edge_agent.page import views
 from edge_agent.page.answers import answer, error
 from edge_agent.page.desk import Desk
-from models.contract.codec import Unreadable
+from models.contract.codec import Unreadable, load
 from models.contract.labels import LABELS_VERSION, taxonomy
-from models.contract.messages import AssetHealth
+from models.contract.people import Feedback
 from models.form import api, speech
-from models.form.sent import read_annotation, wrong_fields
+from models.form.sent import implicit, read_annotation, wrong_fields
 
 ALARMS, OUTCOMES = 40, 50  # the newest; the bootstrap leaves out more where they do not fit
 
@@ -55,26 +56,77 @@ def routes(desk: Desk) -> list[Route]:
     def bootstrap(request: Request) -> Response:
         lang = speech.language(request.query_params.get("lang"))
         known = request.query_params.get("labels_version")
-        assets = health()
-        said = journal.said(OUTCOMES)
+        hall = request.query_params.get("hall")
+        now, person = datetime.now(UTC), None
+        assets = {name: each for name, each in health().items() if hall in (None, each.hall)}
+        said = journal.said(OUTCOMES, person)
         answered = {each.annotation.event_id for each in said}
+        asked = [each for each in views.questions(journal, now, person) if each.asset in assets]
+        blind = {each.event_id for each in asked if each.blind}
+        news = {str(each.annotation_id): each for each in journal.news().outcomes}
         whole = api.Bootstrap(
             host="agent",
             name=agent.device,
-            now=datetime.now(UTC),
+            now=now,
             sign_in="none",
             taxonomy=None if known == str(LABELS_VERSION) else taxonomy(),
-            assets=tuple(_asset(name, agent.device, each) for name, each in assets.items()),
+            assets=tuple(views.asset_view(name, agent.device, each) for name, each in assets.items()),
             alarms=tuple(
-                _alarm(each, agent.device, lang, assets, each.event.event_id in answered)
+                views.alarm_view(
+                    each,
+                    agent.device,
+                    lang,
+                    assets[each.event.asset],
+                    blind=each.event.event_id in blind,
+                    answered=each.event.event_id in answered,
+                )
                 for each in journal.episodes(ALARMS)
+                if each.event.asset in assets
             ),
-            outcomes=tuple(
-                speech.outcome_view(each.annotation, lang, state="stored" if each.stored else "kept") for each in said
-            ),
+            questions=tuple(speech.question_view(each, lang) for each in asked),
+            outcomes=tuple(views.outcome_view(each, lang, news) for each in said),
+            satisfaction=views.satisfaction(journal, agent.device, lang, now, person),
             policy=speech.policy(lang),
         )
         return answer(api.fit(whole))
+
+    def history(request: Request) -> Response:
+        query = request.query_params
+        lang = speech.language(query.get("lang"))
+        try:
+            limit = int(query.get("limit", 50))
+            before = datetime.fromisoformat(query["before"]) if "before" in query else None
+            if not 1 <= limit <= 200 or (before and before.tzinfo is None):
+                raise ValueError
+        except ValueError:
+            return error(422, "invalid", "limit is 1 to 200, before a time with its zone")
+        news = {str(each.annotation_id): each for each in journal.news().outcomes}
+        said = [each for each in journal.said(KEEP) if before is None or each.annotation.made_at < before]
+        said.sort(key=lambda each: each.annotation.made_at, reverse=True)
+        found = tuple(views.outcome_view(each, lang, news) for each in said[:limit])
+        return answer(api.History(outcomes=found, more=len(said) > limit))
+
+    async def decline(request: Request) -> Response:
+        question_id: UUID = request.path_params["question_id"]
+        try:
+            body = load(api.Declined, await request.body())
+        except Unreadable as exc:
+            return error(422, "unreadable", str(exc))
+        said = implicit("question_declined", uuid5(question_id, "declined"), detail=body.cannot, about=question_id)
+        return _kept(said, question_id=question_id)
+
+    async def satisfied(request: Request) -> Response:
+        ask_id: UUID = request.path_params["ask_id"]
+        try:
+            body = load(api.Score5, await request.body())
+        except Unreadable as exc:
+            return error(422, "unreadable", str(exc))
+        said = implicit("satisfaction", ask_id, value=body.score, made_at=body.at)
+        return _kept(said, ask_id=ask_id)
+
+    def _kept(said: Feedback, **names: UUID) -> Response:
+        taken = "new" if journal.take_feedback(said) else "before"
+        return JSONResponse({name: str(value) for name, value in names.items()} | {"taken": taken, "state": "kept"})
 
     def api_status(request: Request) -> Response:
         return JSONResponse(agent.status())
@@ -85,40 +137,11 @@ def routes(desk: Desk) -> list[Route]:
 
     return [
         Route("/api/form/bootstrap", bootstrap),
+        Route("/api/form/history", history),
+        Route("/api/form/questions/{question_id:uuid}", decline, methods=["PUT"]),
+        Route("/api/form/satisfaction/{ask_id:uuid}", satisfied, methods=["PUT"]),
         Route("/api/annotations/{annotation_id}", put_annotation, methods=["PUT"]),
         Route("/api/annotations/{annotation_id:uuid}", get_annotation),
         Route("/api/status", api_status),
         Route("/api/events", api_events),
     ]
-
-
-def _asset(name: str, device: str, asset: AssetHealth) -> api.AssetView:
-    return api.AssetView(
-        id=name,
-        kind=asset.kind,
-        hall=asset.hall,
-        code=api.short_code(name, asset.code),
-        device=device,
-        state=asset.state,
-        alarm=asset.alarm,
-        score=asset.score,
-        last_sample_at=asset.last_sample_at,
-    )
-
-
-def _alarm(episode: Episode, device: str, lang: str, assets: dict[str, AssetHealth], answered: bool) -> api.AlarmView:
-    asset = assets.get(episode.event.asset)
-    end = episode.end
-    if episode.open and asset and asset.last_sample_at:
-        end = max(end, asset.last_sample_at)
-    units = {signal.name: signal.unit for signal in asset.signals} if asset else {}
-    return speech.alarm_view(
-        episode.event,
-        lang,
-        device=device,
-        open=episode.open,
-        end=end,
-        score=episode.score,
-        units=units,
-        answered=answered,
-    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from fleet_server.feedback import questions, satisfaction
 from fleet_server.store import devices, events, outcomes
 from fleet_server.store.outcomes import OutcomeRow
 from fleet_server.store.pool import Connection
@@ -16,8 +17,14 @@ ALARMS, OUTCOMES = 40, 50  # the newest; the bootstrap leaves out more where the
 RECENT: Final = timedelta(days=14)  # alarms that are over
 
 
-def bootstrap(conn: Connection, lang: str, *, known_labels: int = 0, hall: str | None = None) -> api.Bootstrap:
-    """Everything that the form needs until the next one. `known_labels`: the taxonomy that the phone has."""
+def bootstrap(
+    conn: Connection, lang: str, *, known_labels: int = 0, hall: str | None = None, person: str | None = None
+) -> api.Bootstrap:
+    """Everything that the form needs until the next one, for one person (None: for whoever it is).
+
+    Args:
+        known_labels: the taxonomy that the phone has.
+    """
     now = datetime.now(UTC)
     health: dict[str, AssetHealth] = {}
     assets = []
@@ -27,7 +34,9 @@ def bootstrap(conn: Connection, lang: str, *, known_labels: int = 0, hall: str |
             each = health[name] = AssetHealth.model_validate(said.get(name, {}))
             if hall is None or each.hall == hall:
                 assets.append(_asset(name, device.device_id, each, known=name in said))
-    shown = {asset.id for asset in assets}
+    shown = {asset.id: health[asset.id] for asset in assets}
+    asked = questions.open_for(conn, shown, now, person=person)
+    blind = {question.event_id for question in asked if question.blind}
     return api.fit(
         api.Bootstrap(
             host="server",
@@ -37,14 +46,24 @@ def bootstrap(conn: Connection, lang: str, *, known_labels: int = 0, hall: str |
             taxonomy=None if known_labels == LABELS_VERSION else taxonomy(),
             assets=tuple(assets),
             alarms=tuple(
-                _alarm(row, lang, health)
-                for row in events.recent(conn, since=now - RECENT, limit=ALARMS)
+                _alarm(row, lang, health, blind=row.event_id in blind)
+                for row in events.recent(conn, since=now - RECENT, limit=ALARMS, person=person)
                 if row.asset_id in shown
             ),
-            outcomes=tuple(_outcome(row, lang) for row in outcomes.newest(conn, OUTCOMES)),
+            questions=tuple(speech.question_view(question, lang) for question in asked),
+            outcomes=tuple(_outcome(row, lang) for row in outcomes.newest(conn, OUTCOMES, annotator=person)),
+            satisfaction=satisfaction.due(conn, lang, now, person),
             policy=speech.policy(lang),
         )
     )
+
+
+def history(
+    conn: Connection, lang: str, *, limit: int, before: datetime | None, person: str | None = None
+) -> api.History:
+    """What this person (None: everybody) said, and what became of it."""
+    rows = outcomes.newest(conn, limit + 1, annotator=person, before=before)
+    return api.History(outcomes=tuple(_outcome(row, lang) for row in rows[:limit]), more=len(rows) > limit)
 
 
 def _asset(name: str, device: str, health: AssetHealth, *, known: bool) -> api.AssetView:
@@ -61,7 +80,7 @@ def _asset(name: str, device: str, health: AssetHealth, *, known: bool) -> api.A
     )
 
 
-def _alarm(row: events.RecentRow, lang: str, health: dict[str, AssetHealth]) -> api.AlarmView:
+def _alarm(row: events.RecentRow, lang: str, health: dict[str, AssetHealth], *, blind: bool) -> api.AlarmView:
     asset = health.get(row.asset_id)
     end = row.cleared_at or row.updated_at
     if row.cleared_at is None and asset and asset.last_sample_at:
@@ -74,6 +93,7 @@ def _alarm(row: events.RecentRow, lang: str, health: dict[str, AssetHealth]) -> 
         end=end,
         score=row.score,
         units={signal.name: signal.unit for signal in asset.signals} if asset else {},
+        blind=blind,
         answered=row.annotations > 0,
     )
 

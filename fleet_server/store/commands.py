@@ -85,6 +85,18 @@ def supersede(conn: Connection[Any], device_id: str, latest: str, sequence: int)
     )
 
 
+def newest_of(conn: Connection[Any], device_id: str, latest: str) -> CommandRow | None:
+    """The last one about this state."""
+    return (
+        conn.cursor(row_factory=class_row(CommandRow))
+        .execute(
+            "SELECT * FROM command WHERE device_id = %s AND latest = %s ORDER BY sequence DESC LIMIT 1",
+            (device_id, latest),
+        )
+        .fetchone()
+    )
+
+
 def expire(conn: Connection[Any], at: datetime) -> int:
     """Close what nobody answered in time. A device that did it and says so later still has the last word."""
     return conn.execute(

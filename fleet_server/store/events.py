@@ -175,18 +175,20 @@ def listing(
     )
 
 
-def recent(conn: Connection[Any], *, since: datetime, limit: int) -> list[RecentRow]:
-    """Open ones, and those raised since then; the open ones first, then the newest."""
+def recent(conn: Connection[Any], *, since: datetime, limit: int, person: str | None = None) -> list[RecentRow]:
+    """Open ones, and those raised since then; the open ones first, then the newest. With a person, `annotations` counts
+    theirs."""
     return (
         conn.cursor(row_factory=class_row(RecentRow))
         .execute(
             """
             SELECT e.event_id, e.device_id, e.asset_id, e.updated_at, e.cleared_at, e.score, e.body,
-                   (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations
-            FROM event e WHERE e.cleared_at IS NULL OR e.raised_at > %s
-            ORDER BY e.cleared_at IS NOT NULL, e.raised_at DESC, e.event_id LIMIT %s
+                   (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id
+                    AND (%(person)s::text IS NULL OR a.annotator = %(person)s)) AS annotations
+            FROM event e WHERE e.cleared_at IS NULL OR e.raised_at > %(since)s
+            ORDER BY e.cleared_at IS NOT NULL, e.raised_at DESC, e.event_id LIMIT %(limit)s
             """,
-            (since, limit),
+            {"since": since, "limit": limit, "person": person},
         )
         .fetchall()
     )

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from psycopg import Connection
-from psycopg.rows import class_row
+from psycopg.rows import class_row, dict_row
 
 from models.contract.people import Feedback
 
@@ -55,6 +55,27 @@ def insert(conn: Connection[Any], said: Feedback, *, via: str, received_at: date
         ),
     )
     return cursor.rowcount == 1
+
+
+def is_here(conn: Connection[Any], feedback_id: UUID) -> bool:
+    return conn.execute("SELECT FROM feedback WHERE feedback_id = %s", (feedback_id,)).fetchone() is not None
+
+
+def satisfaction(conn: Connection[Any]) -> list[dict[str, Any]]:
+    """By month, the oldest first: how many were asked and answered, their mean of 1 to 5, and the share of 4 and 5."""
+    return (
+        conn.cursor(row_factory=dict_row)
+        .execute(
+            """
+            SELECT to_char(date_trunc('month', made_at), 'YYYY-MM') AS month, count(*) AS asked,
+                   count(value) AS answered, round(avg(value)::numeric, 2)::float AS mean,
+                   round((count(*) FILTER (WHERE value >= 4))::numeric / nullif(count(value), 0), 2)::float
+                       AS satisfied
+            FROM feedback WHERE signal = 'satisfaction' GROUP BY 1 ORDER BY 1
+            """
+        )
+        .fetchall()
+    )
 
 
 def listing(

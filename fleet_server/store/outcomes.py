@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -23,8 +24,15 @@ class OutcomeRow:
     released: bool | None
 
 
-def newest(conn: Connection[Any], limit: int, *, annotator: str | None = None) -> list[OutcomeRow]:
-    """Of everybody, or of one person; the newest first."""
+def newest(
+    conn: Connection[Any],
+    limit: int,
+    *,
+    annotator: str | None = None,
+    via: str | None = None,
+    before: datetime | None = None,
+) -> list[OutcomeRow]:
+    """Of everybody, of one person, of what came by one device, written before a time; the newest first."""
     return (
         conn.cursor(row_factory=class_row(OutcomeRow))
         .execute(
@@ -39,10 +47,12 @@ def newest(conn: Connection[Any], limit: int, *, annotator: str | None = None) -
                   AND b.state NOT IN ('refused', 'barred')
                 ORDER BY released DESC, b.version DESC LIMIT 1
             ) m ON true
-            WHERE %(annotator)s::text IS NULL OR a.annotator = %(annotator)s
-            ORDER BY a.received_at DESC, a.annotation_id LIMIT %(limit)s
+            WHERE (%(annotator)s::text IS NULL OR a.annotator = %(annotator)s)
+              AND (%(via)s::text IS NULL OR a.via = %(via)s)
+              AND (%(before)s::timestamptz IS NULL OR a.written_at < %(before)s)
+            ORDER BY a.written_at DESC, a.annotation_id LIMIT %(limit)s
             """,
-            {"annotator": annotator, "limit": limit},
+            {"annotator": annotator, "via": via, "before": before, "limit": limit},
         )
         .fetchall()
     )

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from uuid import UUID
+from typing import Annotated, Any
+from uuid import UUID, uuid5
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
+from pydantic import AwareDatetime
 
 from fleet_server.errors import NotFound, Refused
 from fleet_server.feedback import desk, intake
 from fleet_server.store import annotations as spoken
+from fleet_server.store import feedback as rows
 from fleet_server.store.pool import Pool
 from fleet_server.web.deps import PoolOf
 from models.contract.base import Message
 from models.contract.codec import Unreadable
 from models.contract.messages import Annotation
+from models.contract.people import Feedback
 from models.form import api, speech
-from models.form.sent import read_annotation, wrong_fields
+from models.form.sent import implicit, read_annotation, wrong_fields
 
 router = APIRouter()
 
@@ -28,6 +32,29 @@ def bootstrap(pool: PoolOf, lang: str = "en", labels_version: int = 0, hall: str
     """Everything that the form needs until the next one."""
     with pool.connection() as conn:
         return _json(desk.bootstrap(conn, speech.language(lang), known_labels=labels_version, hall=hall))
+
+
+@router.get("/form/history")
+def history(
+    pool: PoolOf, lang: str = "en", limit: Annotated[int, Query(ge=1, le=200)] = 50, before: AwareDatetime | None = None
+) -> Response:
+    """What was said, and what became of it."""
+    with pool.connection() as conn:
+        return _json(desk.history(conn, speech.language(lang), limit=limit, before=before))
+
+
+@router.put("/form/questions/{question_id}")
+def decline(question_id: UUID, body: api.Declined, pool: PoolOf) -> dict[str, Any]:
+    """Somebody can not answer this one."""
+    said = implicit("question_declined", uuid5(question_id, "declined"), detail=body.cannot, about=question_id)
+    return {"question_id": question_id} | _keep(pool, said)
+
+
+@router.put("/form/satisfaction/{ask_id}")
+def satisfied(ask_id: UUID, body: api.Score5, pool: PoolOf) -> dict[str, Any]:
+    """This month's answer; the first one counts."""
+    said = implicit("satisfaction", ask_id, value=body.score, made_at=body.at)
+    return {"ask_id": ask_id} | _keep(pool, said)
 
 
 @router.put("/annotations/{annotation_id}")
@@ -67,6 +94,12 @@ def take(pool: Pool, said: Annotation) -> api.Taken:
         row = spoken.get(conn, said.annotation_id)
     assert row is not None, "it was stored just now"
     return _taken(row, is_new=is_new)
+
+
+def _keep(pool: Pool, said: Feedback) -> dict[str, Any]:
+    with pool.connection() as conn:
+        is_new = rows.insert(conn, said, via="server", received_at=datetime.now(UTC))
+    return {"taken": "new" if is_new else "before", "state": "stored"}
 
 
 def _taken(row: spoken.AnnotationRow, *, is_new: bool) -> api.Taken:

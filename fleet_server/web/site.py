@@ -8,7 +8,19 @@ from typing import Final
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
-from fleet_server.web import attachments, commands, errors, events, fleet, form_api, pages, records, releases, rollouts
+from fleet_server.web import (
+    attachments,
+    commands,
+    errors,
+    events,
+    feedback,
+    fleet,
+    form_api,
+    pages,
+    records,
+    releases,
+    rollouts,
+)
 from fleet_server.web.deps import Site
 from fleet_server.web.guard import Guard
 from models import form
@@ -23,7 +35,7 @@ def build(site: Site) -> FastAPI:
     app.state.site, app.state.ledger = site, pages.new_ledger()
     app.add_middleware(Guard)
     errors.install(app)
-    for part in (fleet, events, form_api, attachments, releases, rollouts, records, commands):
+    for part in (fleet, events, form_api, attachments, feedback, releases, rollouts, records, commands):
         app.include_router(part.router, prefix="/api")
     app.include_router(records.health)
     app.include_router(pages.router)

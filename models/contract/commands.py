@@ -15,6 +15,7 @@ from pydantic import AwareDatetime, Field, TypeAdapter, ValidationError
 from models.contract.alarms import Actor, AlarmAction, Maintenance
 from models.contract.base import DeviceId, Message, Protocol, Text
 from models.contract.messages import Annotation, Signed
+from models.contract.people import Question, Verdicted
 
 
 class CommandBody(Message):
@@ -47,6 +48,17 @@ class SetBudget(CommandBody):
 
     def state(self) -> str | None:
         return "budget"
+
+
+class FormNews(CommandBody):
+    """What the server made of what was said on this device, and what it would like to know: for the form there."""
+
+    kind: Literal["form_news"] = "form_news"
+    outcomes: Annotated[tuple[Verdicted, ...], Field(max_length=50)] = ()
+    questions: Annotated[tuple[Question, ...], Field(max_length=20)] = ()
+
+    def state(self) -> str | None:
+        return "form_news"
 
 
 class TakeAction(CommandBody):
@@ -87,9 +99,10 @@ COMMANDS: Final[tuple[type[CommandBody], ...]] = (
     TakeVerdict,
     SetMaintenance,
     LiftSuppression,
+    FormNews,
 )
 AnyCommand = Annotated[
-    RequestReport | SendAgain | SetBudget | TakeAction | TakeVerdict | SetMaintenance | LiftSuppression,
+    RequestReport | SendAgain | SetBudget | TakeAction | TakeVerdict | SetMaintenance | LiftSuppression | FormNews,
     Field(discriminator="kind"),
 ]
 _body: TypeAdapter[Any] = TypeAdapter(AnyCommand)

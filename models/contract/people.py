@@ -81,6 +81,30 @@ class AttachmentPiece(Body):
     data: Annotated[Base64Bytes, Field(min_length=1)]
 
 
+class Question(Message):
+    """Please look at this. Few, capped by person and day; its id follows from what it is about, so it is asked once."""
+
+    question_id: UUID
+    kind: Literal["second_opinion", "uncertain", "thin_group", "disagreement", "random"]
+    asset: AssetId
+    event_id: UUID | None = None
+    start: AwareDatetime
+    end: AwareDatetime
+    blind: bool = False  # nothing of the model's class and of other people's words is shown with it
+    expires_at: AwareDatetime
+
+
+class Verdicted(Message):
+    """What the server made of an annotation: its status, and the newest model that learned from it."""
+
+    annotation_id: UUID
+    status: Literal["new", "accepted", "held", "rejected"]
+    reason: Annotated[Text, Field(max_length=500)] = ""
+    model: Annotated[Text, Field(max_length=40)] = ""
+    version: int = 0
+    released: bool = False  # it runs somewhere, or did
+
+
 Signal = Literal[
     "dismissed",
     "acknowledged",

@@ -6,15 +6,16 @@ docs/form-api.md describes the routes. Answers are JSON of these; unknown fields
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 from typing import Annotated, Final, Literal, get_args
-from uuid import UUID
+from uuid import NAMESPACE_OID, UUID, uuid5
 
 from pydantic import AwareDatetime, Field
 
 from models.contract.base import AssetId, Message, Score, Sha256, Text
 from models.contract.labels import LABELS_VERSION, FaultKind, Taxonomy, Verdict
 from models.contract.messages import Driver, Plot
-from models.contract.people import ATTACHMENT_BYTES, MediaType
+from models.contract.people import ATTACHMENT_BYTES, MediaType, Question
 
 BOOTSTRAP_BYTES: Final = 96 * 1024  # of JSON; what does not fit is left out, plots first, and counted
 HEADER: Final = "X-PDM-Form"  # on everything that changes something: no other site's page can send it
@@ -101,18 +102,10 @@ class AlarmView(Message):
     comments: int = 0
 
 
-class Question(Message):
-    """Please look at this. Few, capped by person and day."""
+class QuestionView(Question):
+    """A question in words."""
 
-    question_id: UUID
-    kind: Literal["second_opinion", "uncertain", "thin_group", "disagreement", "random"]
-    asset: AssetId
-    event_id: UUID | None = None
-    start: AwareDatetime
-    end: AwareDatetime
     text: Text
-    blind: bool = True
-    expires_at: AwareDatetime | None = None
 
 
 class ModelView(Message):
@@ -138,6 +131,13 @@ class OutcomeView(Message):
     suppressed: bool = False  # the alarm was put to rest by it, on the device
     model: ModelView | None = None
     text: Text = ""  # all of it, in words of the language that was asked for
+
+
+class History(Message):
+    """One's own annotations, the newest first."""
+
+    outcomes: tuple[OutcomeView, ...]
+    more: bool
 
 
 class Satisfaction(Message):
@@ -173,6 +173,19 @@ class Policy(Message):
     text: Text
 
 
+class Declined(Message):
+    """Sent: a question that this person can not answer."""
+
+    cannot: Annotated[Text, Field(max_length=500)] = ""
+
+
+class Score5(Message):
+    """Sent: 1 (no) to 5 (yes); null: not now."""
+
+    score: Annotated[int, Field(ge=1, le=5)] | None = None
+    at: AwareDatetime | None = None
+
+
 class LeftOut(Message):
     """What did not fit."""
 
@@ -194,12 +207,22 @@ class Bootstrap(Message):
     taxonomy: Taxonomy | None = None  # null: the phone has this version already
     assets: tuple[AssetView, ...] = ()
     alarms: tuple[AlarmView, ...] = ()
-    questions: tuple[Question, ...] = ()
+    questions: tuple[QuestionView, ...] = ()
     outcomes: tuple[OutcomeView, ...] = ()
     satisfaction: Satisfaction | None = None
     limits: Limits = Limits()
     policy: Policy | None = None
     left_out: LeftOut = LeftOut()
+
+
+ASKED_A_DAY: Final = 5  # questions, to one person
+TIRED: Final = 20  # annotations that a person has made in a day: enough asked of them
+SATISFACTION_AFTER: Final = 3  # annotations in a month: before that there is nothing to be satisfied with
+
+
+def ask_id(host: str, person: str, at: datetime) -> UUID:
+    """Of this month's question about satisfaction: one a person and month."""
+    return uuid5(NAMESPACE_OID, f"satisfaction {host} {person} {at:%Y-%m}")
 
 
 def short_code(asset: str, code: str = "") -> str:

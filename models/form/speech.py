@@ -11,7 +11,8 @@ from typing import Final
 
 from models.contract.labels import LABELS_VERSION, taxonomy
 from models.contract.messages import AlarmEvent, Annotation
-from models.form.api import POLICY, AlarmView, ModelView, OutcomeView, Policy, Where
+from models.contract.people import Question
+from models.form.api import POLICY, AlarmView, ModelView, OutcomeView, Policy, QuestionView, Where
 
 LANGUAGES: Final = ("en", "de")
 SHOWN_DRIVERS: Final = 3
@@ -100,6 +101,11 @@ def alarm_view(
         blind=blind,
         answered=answered,
     )
+
+
+def question_view(question: Question, lang: str) -> QuestionView:
+    text = say(lang, f"question.{question.kind}", asset=question.asset)
+    return QuestionView(**question.model_dump(), text=text)
 
 
 def outcome_view(
