@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.sensors.base import Block, Source
-from edge_agent.sensors.channel import Channel, Report, Resample
+from edge_agent.sensors.base import Block, LiveSource, Source
+from edge_agent.sensors.channel import PERIODS, Channel, Report, Resample
 from models.grid import Grid
 
 if TYPE_CHECKING:
@@ -24,8 +24,14 @@ class Joiner:
     """Channels with their report policies, and the grid that joins them."""
 
     def __init__(
-        self, channels: Sequence[Channel], rate_hz: float, period_s: float, hole_s: float | None = None
+        self,
+        channels: Sequence[Channel],
+        rate_hz: float,
+        period_s: float,
+        hole_s: float | None = None,
+        counts: Counter[str] | None = None,
     ) -> None:
+        self.counts = Counter() if counts is None else counts
         self._reporters = [_reporter(channel.report) for channel in channels]
         lines = [channel.line(period_s) for channel in channels]
         self._grid = Grid(rate_hz, lines, hole_s)
@@ -63,10 +69,10 @@ class Joiner:
     def take(self) -> Iterator[Block]:
         while given := self._grid.take():
             yield Block(given.times, given.values, quality=given.quality if given.quality.any() else None)
-
-    def counts(self) -> Counter[str]:
-        held_back = sum(reporter.held_back for reporter in self._reporters if reporter)
-        return self._grid.dropped + Counter({"held_back": held_back})
+        for cause, n in self._grid.dropped.items():
+            self.counts[f"samples_{cause}"] = n
+        if held_back := sum(reporter.held_back for reporter in self._reporters if reporter):
+            self.counts["held_back"] = held_back
 
 
 def _reporter(report: Report) -> Reporter | None:
@@ -76,6 +82,31 @@ def _reporter(report: Report) -> Reporter | None:
     from models.report import Reporter  # loads the compiled kernels
 
     return Reporter("change" in report.on, report.dead_band, report.period_s)
+
+
+class JoinedSource(LiveSource):
+    """A source whose signals come each at its own times.
+
+    `wait_s`: how late a sample may come, where the source tells nothing of a signal that does not change; None: it
+    brings all of them each time.
+    """
+
+    def __init__(
+        self, asset: str, channels: Sequence[Channel], rate_hz: float, period_s: float, wait_s: float | None = None
+    ) -> None:
+        super().__init__(asset, tuple(channel.signal for channel in channels), rate_hz)
+        self.period_s: float | None = period_s
+        self._wait_s = wait_s
+        hole_s = max(LIVE_HOLE_S, PERIODS * period_s)
+        self.joiner = Joiner(channels, rate_hz, period_s, hole_s, self.counts)
+
+    def idle(self) -> Iterator[Block]:
+        if self.connected and self._wait_s is not None:
+            self.joiner.alive(self._wait_s)
+            yield from self.joiner.take()
+
+    def cut(self) -> Iterator[Block]:
+        yield from self.joiner.cut()
 
 
 class Resampled:
@@ -103,7 +134,7 @@ class Resampled:
 
     @property
     def counts(self) -> Counter[str]:
-        return self._source.counts + self._joiner.counts()
+        return self._source.counts + self._joiner.counts
 
     def stop(self) -> None:
         self._source.stop()
