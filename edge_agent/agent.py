@@ -29,6 +29,7 @@ from edge_agent.health import Health
 from edge_agent.outbox import Outbox
 from edge_agent.page import Desk, PageServer, make_app
 from edge_agent.rollout import Rollout
+from edge_agent.rollout.examine import examine
 from edge_agent.sensors.silence import Silence
 from edge_agent.uplink import Uplink
 from models import lifeline
@@ -79,6 +80,7 @@ class Agent:
             self._put,
             self._fetch,
             self.clock,
+            examine,
         )
         self.rollout.start_up(baseline)
         self._pick_up_alarms()
@@ -271,7 +273,7 @@ class Agent:
             source.stop()
         self.detector.flush(force=True)
         self._beat(force=True)
-        self.rollout.stop()
+        self.rollout.stop(clean=self._failed is None)
         if self._uplink:
             self._uplink.stop()
         if page:

@@ -159,11 +159,12 @@ class Rollout:
                 self.problem = f"at step {self.step.value}, which can not be written down: {exc}"[:500]
                 self._stop.wait(1.0)
 
-    def stop(self) -> None:
-        """A clean end; to be called when nothing is scored any more."""
+    def stop(self, clean: bool = True) -> None:
+        """To be called when nothing is scored any more. Unless the end is a clean one it counts as a fall."""
         self._stop.set()
         with contextlib.suppress(sqlite3.Error, OSError):
-            self._guard.stop()
+            if clean:
+                self._guard.stop()
 
     def turn(self, message: Offer | Chunk | None = None) -> None:
         """One turn of the loop: at most one message, then whatever the present step allows."""

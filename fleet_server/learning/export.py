@@ -18,6 +18,7 @@ from fleet_server.learning.dataset import Dataset, Floats
 from fleet_server.learning.training import Distance, Fitted, halves, self_reference
 from models import selfref
 from models.baseline.build import novelty_onnx
+from models.bundle import graph
 from models.bundle.files import Bundle, Canary, CanaryCase, pack, unpack
 from models.bundle.manifest import Classifier, Novelty, Origin
 from models.contract.features import FEATURE_SET
@@ -60,6 +61,7 @@ def export(fitted: Fitted, data: Dataset, said: Said) -> tuple[Bundle, dict[str,
     # Packed twice: the golden scores are those of the models as packed.
     draft = Scorer(unpack(pack(manifest, models, _canary(None, cases))))
     bundle = unpack(pack(manifest, models, _canary(draft, cases)))
+    graph.check(bundle)  # no device would take it otherwise
     scorer = Scorer(bundle)
     scorer.check_canary()
     return bundle, _prove(scorer, fitted, data)

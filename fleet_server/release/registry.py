@@ -11,6 +11,7 @@ from fleet_server.store import bundles, decisions
 from fleet_server.store.bundles import BundleRow
 from fleet_server.store.pool import Connection
 from models import baseline
+from models.bundle import graph
 from models.bundle.files import BadBundle, Bundle, unpack
 from models.bundle.signing import NotTrusted, PublicKeys
 from models.contract.messages import Approval, Signed
@@ -78,10 +79,11 @@ def import_file(conn: Connection, data: bytes) -> BundleRow:
     """A bundle made elsewhere. No gate here has seen it, and it says so.
 
     Raises:
-        Refused: not a bundle, or its version is taken.
+        Refused: not a bundle, a graph that no device takes, or its version is taken.
     """
     try:
         bundle = unpack(data)
+        graph.check(bundle)
     except BadBundle as exc:
         raise Refused(str(exc)) from exc
     row = register(conn, bundle, state="candidate")

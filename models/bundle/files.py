@@ -22,6 +22,8 @@ MAX_BUNDLE: Final = 32 * 2**20  # bytes
 CANARY: Final = "canary.json"
 MANIFEST: Final = "manifest.json"
 _NAMES: Final = frozenset({MANIFEST, CANARY, "novelty.onnx", "classifier.onnx"})
+_MAX_TEXT: Final = 8 * 2**20  # of the two parts in JSON: what is read of them takes many times their room
+_MAX_ENTRIES: Final = 16  # headers in the file, before the zip library makes an object of each
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the zip format's zero
 
 
@@ -89,6 +91,8 @@ def unpack(data: bytes) -> Bundle:
     """
     if len(data) > MAX_BUNDLE:
         raise BadBundle(f"{len(data)} bytes are more than {MAX_BUNDLE}")
+    if data.count(b"PK\x01\x02") > _MAX_ENTRIES:
+        raise BadBundle("too many parts")
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             names = archive.namelist()
@@ -96,6 +100,8 @@ def unpack(data: bytes) -> Bundle:
                 raise BadBundle(f"unexpected parts: {sorted(names)}"[:300])
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
                 raise BadBundle("compressed parts are not accepted")
+            if any(archive.getinfo(name).file_size > _MAX_TEXT for name in (MANIFEST, CANARY)):
+                raise BadBundle(f"a part in JSON is larger than {_MAX_TEXT} bytes")
             parts = {name: archive.read(name) for name in names}
         manifest = load(Manifest, parts.pop(MANIFEST))
         if manifest.files != {name: digest(part) for name, part in parts.items()}:

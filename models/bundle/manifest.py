@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import AwareDatetime, Field, model_validator
 
 from models.contract.base import FeatureSet, Message, ModelName, ModelVersion, Score, Sha256, Text
 from models.contract.signals import Signal, WindowSpec
+
+MAX_OPSET: Final = 21  # of ONNX's standard operators: every onnxruntime from 1.20 on has it
 
 
 class Novelty(Message):
