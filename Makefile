@@ -22,9 +22,8 @@ help:
 demo: $(VENV)/.ready-demo
 	@$(PY) -m simulators demo $(if $(ONCE),--once)
 
-# Tests wait more than they work, so a few workers finish sooner. tests/system is one worker's, and starts first.
 test: $(VENV)/.ready
-	@$(PY) -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	@$(PY) -m pytest -n $(JOBS) $(ARGS)
 
 faults: $(VENV)/.ready
 	@$(PY) -m tests.faults $(if $(BROKEN),--broken) $(if $(ONLY),--only $(ONLY)) $(if $(N),--number $(N)) $(if $(SEED),--seed $(SEED)) $(ARGS)

@@ -12,7 +12,7 @@ from simulators.embedded.broker import Broker, Mosquitto, embedded_broker
 from simulators.embedded.postgres import EmbeddedPostgres
 from tests import support
 
-pytest_plugins = ["tests.faults.figures"]
+pytest_plugins = ["tests.faults.figures", "tests.workers"]
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from models.contract.messages import Assignment, Chunk
 log = logging.getLogger(__name__)
 
 FETCH_AHEAD: Final = 8  # pieces asked for at once
-FETCH_AGAIN_S: Final = 5.0
+FETCH_AGAIN_S: Final = 5.0  # without a piece that was asked for; a slow link that brings them is left in peace
 FETCH_TRIES: Final = 3  # whole downloads that did not give the approved bytes
 
 
@@ -30,6 +30,7 @@ class Download:
     ) -> None:
         self._folder, self._store, self._fetch, self._clock = folder, store, fetch, clock
         self.refused = 0  # pieces that can be none of the bundle's
+        self._asked: set[int] = set()
         self._asked_at, self.tries, self.began = -math.inf, 0, self._clock.monotonic()
 
     def begin(self, sha256: str) -> None:
@@ -53,7 +54,7 @@ class Download:
             self._asked_at = self._clock.monotonic()
             return False
         if self._clock.monotonic() - self._asked_at > FETCH_AGAIN_S:
-            self._asked_at = self._clock.monotonic()
+            self._asked_at, self._asked = self._clock.monotonic(), set(missing[:FETCH_AHEAD])
             self._fetch(sha256, tuple(missing[:FETCH_AHEAD]))
         return False
 
@@ -74,8 +75,9 @@ class Download:
         except OSError as exc:
             log.error("piece of a bundle can not be stored", extra={"reason": str(exc)})
             return
-        if len(list(folder.iterdir())) % FETCH_AHEAD == 0:
-            self._asked_at = -math.inf  # what was asked for is here: ask for more
+        if chunk.index in self._asked:  # else it came twice, and is no reason to ask
+            self._asked.remove(chunk.index)
+            self._asked_at = self._clock.monotonic() if self._asked else -math.inf  # all of it is here: ask for more
 
     def drop(self, but: str | None = None) -> None:
         """Forget all pieces, except those of one bundle."""

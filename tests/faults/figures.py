@@ -81,13 +81,6 @@ def pytest_configure(config: pytest.Config) -> None:
         broken.apply(mutant)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is sensitive to time shares the machine with fewer others: one worker of pytest-xdist takes it all."""
-    for item in items:
-        if "tests/system" in item.path.as_posix():
-            item.add_marker(pytest.mark.xdist_group("system"))
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reports = [r for kind in ("passed", "failed") for r in terminalreporter.stats.get(kind, ())]
     if figures := list(found(r for r in reports if getattr(r, "when", "") == "call")):

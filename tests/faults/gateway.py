@@ -44,11 +44,9 @@ source = "csv"
 [asset.csv]
 path = "recording.csv"
 speed = {speed}
-[asset.window]
-rate_hz = 1.0
-n_samples = 10
-hop = 5
+{asset}
 """
+SHORT_WINDOWS = "[asset.window]\nrate_hz = 1.0\nn_samples = 10\nhop = 5"
 ROWS = 20_000  # ten seconds at the usual speed; then it begins again with the next start
 
 
@@ -71,21 +69,21 @@ class Gateway:
         more: str = "",
         outbox: str = "",
         broker: str = "",
+        asset: str = SHORT_WINDOWS,
+        samples: str = "",
     ) -> None:
+        """`more`, `outbox`, `broker` and `asset` are lines for that part of the configuration; `samples` is another
+        recording."""
         home.mkdir(parents=True, exist_ok=True)
         self.home, self.fleet, self.state = home, fleet, state or home / "state"
-        noise = np.random.default_rng(1).standard_normal((rows, 2))
-        for begin in range(min(700, rows // 2), rows, 150):
-            noise[begin : begin + 40] += 8
-        samples = [f"{1_772_000_000 + i},{a:.3f},{b:.3f}" for i, (a, b) in enumerate(noise)]
-        (home / "recording.csv").write_text("\n".join(["time,vib,current", *samples]))
+        (home / "recording.csv").write_text(samples or faulty_now_and_then(rows))
         (home / "server.pub").write_bytes(public_pem(fleet.server.public))
         (home / "approval.pub").write_bytes(public_pem(fleet.approver.public))
         self.config = home / "agent.toml"
         self.config.write_text(
             CONFIG.format(
                 device=fleet.device, state=self.state, host=host, port=port, speed=speed, heartbeat_s=heartbeat_s,
-                more=more, outbox=outbox, broker=broker,
+                more=more, outbox=outbox, broker=broker, asset=asset,
             )
         )  # fmt: skip
         self.process = self.another(launch, env)
@@ -146,6 +144,15 @@ class Gateway:
             return outbox.counts()
         finally:
             outbox.close()
+
+
+def faulty_now_and_then(rows: int) -> str:
+    """Two signals at 1 Hz as CSV: noise, and from row 700 on a fault of 40 s every 150 s."""
+    noise = np.random.default_rng(1).standard_normal((rows, 2))
+    for begin in range(min(700, rows // 2), rows, 150):
+        noise[begin : begin + 40] += 8
+    samples = [f"{1_772_000_000 + i},{a:.3f},{b:.3f}" for i, (a, b) in enumerate(noise)]
+    return "\n".join(["time,vib,current", *samples])
 
 
 def program(name: str) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import random
+from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
 
@@ -56,13 +57,10 @@ class Link:
 
     def lose(self, share: float, *ways: Way) -> None:
         """From now on this share of the packets is lost, in both directions or in one. 1: a partition."""
-        per_mille = round(share * 1000)
+        chance = ["numgen", "random", "mod", "1000", "<", f"{share * 1000:.0f}"] if share < 1 else []
         for way in ways or ("in", "out"):
             side = "iifname" if way == "in" else "oifname"
-            self._inside(
-                "nft", "add", "rule", "ip", "fault", way, side, self._far,
-                *f"numgen random mod 1000 < {per_mille} counter drop".split(),
-            )  # fmt: skip
+            self._inside("nft", "add", "rule", "ip", "fault", way, side, self._far, *chance, "counter", "drop")
 
     def heal(self) -> None:
         """No packet is lost any more, and the rate is free."""
@@ -86,15 +84,20 @@ class Link:
         return needs.run(*self.launch, *argv, check=check)
 
 
-class LinkedBroker(Mosquitto):
-    """A mosquitto that also listens at this machine's end of the link."""
+class TunedBroker(Mosquitto):
+    """A mosquitto with further lines in its configuration; they count from the next start."""
 
-    def __init__(self, link: Link, *args: object) -> None:
-        super().__init__(*args)  # type: ignore[arg-type]
-        self._link = link
+    def __init__(self, home: Path, *lines: str) -> None:
+        super().__init__(home)
+        self.lines = lines
 
     def _program(self) -> list[str]:
         argv = super()._program()
         config = self.home / "mosquitto.conf"
-        config.write_text(f"{config.read_text()}listener {self.port} {self._link.host}\nallow_anonymous true\n")
+        config.write_text("\n".join([config.read_text(), *(line.format(port=self.port) for line in self.lines), ""]))
         return argv
+
+
+def linked_broker(home: Path, link: Link) -> TunedBroker:
+    """One that also listens at this machine's end of the link."""
+    return TunedBroker(home, f"listener {{port}} {link.host}", "allow_anonymous true")

@@ -31,23 +31,12 @@ from tests.support import eventually
 
 
 @pytest.fixture
-def fleet() -> Fleet:
-    return Fleet(f"test.{uuid.uuid4().hex[:12]}")
-
-
-@pytest.fixture
 def gateway(tmp_path: Path, broker: Broker, fleet: Fleet) -> Iterator[Gateway]:
     gateway = Gateway(tmp_path, fleet, broker.port)
     try:
         yield gateway
     finally:
         gateway.kill()
-
-
-@pytest.fixture
-def receiver(tmp_path: Path, broker: Broker, fleet: Fleet) -> Iterator[Receiver]:
-    with Receiver(broker.port, tmp_path / "received.db", fleet) as receiver:
-        yield receiver
 
 
 @pytest.mark.timeout(300)
@@ -94,25 +83,6 @@ def delivered(receiver: Receiver, outbox: Outbox) -> bool:
     """What people wait for is stored to the last record, and nothing is missing anywhere."""
     ledger.assert_delivered(receiver, outbox.counts())
     return True
-
-
-@pytest.mark.parametrize(
-    "point", ["receipt.before_delete", "receipt.after_delete", "outbox.before_commit", "outbox.after_commit"]
-)
-def test_killed_at_the_worst_moments(gateway: Gateway, receiver: Receiver, point: str) -> None:
-    doomed = gateway.another(env={"PDM_CRASH_AT": point})
-    doomed.start()
-    try:
-        eventually(lambda: doomed.returncode is not None, timeout=30)
-        assert doomed.returncode == -signal.SIGKILL
-    finally:
-        doomed.stop()
-    gateway.start()
-    outbox = Outbox(gateway.state / "outbox.db")
-    eventually(lambda: bool(receiver.numbers(Stream.ALARM)), timeout=30, message=gateway.process.tail())
-    eventually(lambda: delivered(receiver, outbox), timeout=30)
-    ledger.assert_closed(receiver, outbox.counts())
-    assert ledger.assert_once_and_in_order(receiver)
 
 
 def test_gone_soon_after_a_signal(gateway: Gateway, receiver: Receiver) -> None:

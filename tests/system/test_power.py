@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,11 +45,6 @@ class People:
         return self._told.read_text().splitlines() if self._told.exists() else []
 
 
-@pytest.fixture
-def fleet() -> Fleet:
-    return Fleet(f"test.{uuid.uuid4().hex[:12]}")
-
-
 @contextmanager
 def a_gateway(tmp_path: Path, broker: Broker, fleet: Fleet, disk: Disk) -> Iterator[Gateway]:
     gateway = Gateway(tmp_path, fleet, broker.port, state=disk.folder / "state")
@@ -81,7 +75,7 @@ def test_a_power_cut_under_load_loses_nothing_confirmed(
             eventually(lambda: len(people.confirmed()) > said + 5, timeout=30, message=people.process.tail())  # noqa: B023
             receiver.publish("offer", dump(fleet.offer(a_bundle(cut + 1), floor=cut + 1)), retain=True)
             if cut % 2:
-                eventually(lambda: assigned(receiver) == fleet.sequence, timeout=30)
+                eventually(lambda: assigned(receiver) == fleet.sequence, timeout=60)
                 floor = cut + 1
             time.sleep(dice.uniform(0, 1))
             before = gateway.counts()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import multiprocessing
 import os
@@ -14,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_agent.bundles import BundleStore
+from edge_agent.clock import Clock
 from edge_agent.config import Asset
 from edge_agent.detect import Detector, Pipeline
 from edge_agent.rollout import Rollout
-from edge_agent.rollout.download import FETCH_TRIES
+from edge_agent.rollout.download import FETCH_TRIES, Download
 from edge_agent.rollout.steps import STEPS, Event
 from edge_agent.rollout.trial import harm
 from models.bundle.files import Bundle
@@ -25,6 +28,7 @@ from models.bundle.signing import PublicKeys, SigningKey
 from models.contract.messages import (
     AlarmEvent,
     Body,
+    Chunk,
     Offer,
     RolloutStatus,
     Step,
@@ -515,3 +519,17 @@ def test_a_floors_copy_that_is_no_object_is_survived(device: Device) -> None:
         device.restart()
         device.rollout.memory.get("floor", 0)
         device.rollout.memory.set(floor=0)
+
+
+def test_pieces_that_come_twice_are_no_reason_to_ask_again(tmp_path: Path, fleet: Fleet) -> None:
+    asked: list[tuple[int, ...]] = []
+    download = Download(tmp_path / "parts", BundleStore(tmp_path), lambda _, indexes: asked.append(indexes), Clock())
+    bundle = a_bundle(2)
+    assignment = fleet.assignment(bundle).model_copy(update={"size": 20 * 1024, "chunk_bytes": 1024})
+    pieces = [Chunk(sha256=bundle.sha256, index=i, count=20, data=base64.b64encode(bytes(1024))) for i in range(20)]
+    download.turn(assignment)
+    for piece in pieces[:8]:
+        for _ in range(5):
+            download.take(assignment, piece)
+            download.turn(assignment)
+    assert asked == [tuple(range(8)), tuple(range(8, 16))]
