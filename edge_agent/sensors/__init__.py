@@ -11,6 +11,7 @@ from edge_agent.sensors.channel import Resample
 from edge_agent.sensors.csv import CsvSource
 from edge_agent.sensors.modbus import ModbusSource
 from edge_agent.sensors.mqtt import MqttSource
+from edge_agent.sensors.opcua import OpcUaSource
 from edge_agent.sensors.resampled import Resampled
 from edge_agent.settings import Broker, Settings
 
@@ -21,6 +22,7 @@ class Tables(Settings):
     csv: CsvSource | None = None
     mqtt: MqttSource | None = None
     modbus: ModbusSource | None = None
+    opcua: OpcUaSource | None = None
 
 
 def open_source(asset: str, table: SourceSettings, resample: Resample | None, fleet: Broker | None) -> Source:

@@ -246,7 +246,10 @@ def library(name: str, extra: str) -> ModuleType:
     Raises:
         SourceFailed: it is not installed; says which extra brings it.
     """
+    package = name.partition(".")[0]
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except ImportError as exc:
-        raise SourceFailed(f"this source needs {name.split('.')[0]}: pip install 'pdm-loop[{extra}]'") from exc
+        raise SourceFailed(f"this source needs {package}: pip install 'pdm-loop[{extra}]'") from exc
+    logging.getLogger(package).setLevel(logging.CRITICAL)  # what matters of it is told in our own words
+    return module
