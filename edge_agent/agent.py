@@ -28,6 +28,7 @@ from edge_agent.files import write_whole
 from edge_agent.health import Health
 from edge_agent.outbox import Outbox
 from edge_agent.page import Desk, PageServer, make_app
+from edge_agent.people import People, check_pin, hash_pin
 from edge_agent.rollout import Rollout
 from edge_agent.rollout.examine import examine
 from edge_agent.sensors.silence import Silence
@@ -39,6 +40,7 @@ from models.bundle.signing import NotTrusted, PublicKeys
 from models.contract.commands import FormNews, RequestReport, SendAgain
 from models.contract.ids import new_trace_id
 from models.contract.messages import AlarmEvent, Body, FaultOfSensor, Phase, SensorFault
+from models.form.signin import SignIn
 from models.windows import default_window
 
 log = logging.getLogger(__name__)
@@ -130,7 +132,11 @@ class Agent:
         """What the pages need."""
         room = self.config.outbox.attachment_bytes
         attachments = Attachments(self.config.state_dir / "attachments", self._outbox, room)
-        return Desk(self, self.journal, attachments, self.detector.health)
+        sign_in = None
+        if self.config.form.sign_in == "enrolled":
+            people = People(self.config.state_dir / "people.db")
+            sign_in = SignIn(people, timedelta(days=self.config.form.session_days), hash_pin, check_pin)
+        return Desk(self, self.journal, attachments, self.detector.health, sign_in)
 
     def status(self) -> dict[str, Any]:
         """What `edge-agent status` and the page show."""

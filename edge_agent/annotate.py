@@ -137,6 +137,13 @@ class Journal:
             return None
         return row[0] is not None and self._outbox.confirmed(Stream.ANNOTATION, row[0])
 
+    def author(self, annotation_id: UUID) -> str | None:
+        """Who wrote it; None: not known here any more."""
+        row = self._db.execute(
+            "SELECT body ->> 'annotator' FROM said WHERE annotation_id = ?", (str(annotation_id),)
+        ).fetchone()
+        return row[0] if row else None
+
     def said(self, limit: int = 50, annotator: str | None = None) -> list[Said]:
         """What was taken here, or of it what this person said; the newest first."""
         rows = self._db.execute(

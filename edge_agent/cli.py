@@ -14,6 +14,7 @@ from edge_agent import config as settings
 from edge_agent.errors import AgentError
 from models import logs
 from models.contract.labels import FaultKind, Severity, Verdict
+from models.form.invitation import add_invitation, invitation, invitation_text, people_text
 
 if TYPE_CHECKING:
     from models.bundle.files import Bundle
@@ -124,6 +125,34 @@ def annotate(args: argparse.Namespace) -> int:
     return 0
 
 
+def enrol(args: argparse.Namespace) -> int:
+    """Give a person a code for the form: once, for a quarter of an hour. The same name is the same person."""
+    from edge_agent.people import People
+
+    config = settings.load(args.config)
+    if config.form.sign_in != "enrolled":
+        raise AgentError('nobody signs in here: set sign_in = "enrolled" in [form] first')
+    people = People(config.state_dir / "people.db")
+    who, code = people.invite(args.name, args.role, datetime.now(UTC), args.person)
+    url = args.url or _page(config.state_dir) or f"http://{config.form.host}:{config.form.port}"
+    print(json.dumps(invitation(who, code, url)) if args.json else invitation_text(who, code, url))
+    return 0
+
+
+def people(args: argparse.Namespace) -> int:
+    """Show who may use the form, or put somebody out: every phone of theirs has to be enrolled anew."""
+    from edge_agent.people import People
+
+    known = People(settings.load(args.config).state_dir / "people.db")
+    if args.revoke:
+        n = known.revoke(args.revoke)
+        print(json.dumps({"person": args.revoke, "sessions_ended": n}) if args.json else f"{n} sessions ended")
+        return 0
+    rows = [{"person": row.person, "name": row.name, "role": row.role, "sessions": n} for row, n in known.listing()]
+    print(json.dumps(rows) if args.json else people_text(rows))
+    return 0
+
+
 def rollback(args: argparse.Namespace) -> int:
     """Return to the bundle that ran before, without a network; the one left is not taken again on this device."""
     from edge_agent.bundles import Memory
@@ -192,6 +221,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--start", type=_when, help="ISO time, with its zone")
     sub.add_argument("--end", type=_when)
     sub.add_argument("--id", type=UUID, help="the same id again is the same annotation")
+    sub.add_argument("--json", action="store_true")
+    sub = command("enrol", enrol)
+    add_invitation(sub)
+    sub = command("people", people)
+    sub.add_argument("--revoke", metavar="PERSON", help="the pseudonym: p-...")
     sub.add_argument("--json", action="store_true")
     command("rollback", rollback).add_argument("--reason", default="somebody at the device asked for it")
     sub = command("evaluate", evaluate)

@@ -18,6 +18,7 @@ from edge_agent.settings import Broker as Broker
 from edge_agent.settings import FilePath, Settings
 from models.contract.base import AssetId, DeviceId, Text
 from models.contract.signals import WindowSpec
+from models.form.signin import OPEN_TO_ALL, is_loopback
 
 
 class Trust(Settings):
@@ -51,6 +52,14 @@ class Form(Settings):
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=-1, le=65535)] = 8078
+    sign_in: Literal["none", "enrolled"] = "none"  # enrolled: by a code of `edge-agent enrol`
+    session_days: Annotated[float, Field(gt=0, le=400)] = 30.0
+
+    @model_validator(mode="after")
+    def _strangers_sign_in(self) -> Self:
+        if self.port >= 0 and self.sign_in == "none" and not is_loopback(self.host):
+            raise ValueError(OPEN_TO_ALL.format(host=self.host, program="edge-agent"))
+        return self
 
 
 class Asset(sensors.Tables):

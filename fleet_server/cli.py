@@ -28,6 +28,8 @@ ELSEWHERE: Final = {
     "rollout": ("fleet_server.release.commands", "a release to the fleet, in waves"),
     "rollback": ("fleet_server.release.commands", "bring the fleet back to what ran well before"),
     "command": ("fleet_server.commands.cli", "tell a device to do something, and see what came of it"),
+    "enrol": ("fleet_server.feedback.people_cli", "give a person a code for the form and the pages"),
+    "people": ("fleet_server.feedback.people_cli", "who may use the form and the pages"),
     "keys": ("fleet_server.release.commands", "keys for signing"),
 }
 

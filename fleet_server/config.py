@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from fleet_server.errors import BadConfig
 from models.contract.messages import TrialLimits
+from models.form.signin import OPEN_TO_ALL, is_loopback
 
 
 def _beside_file(path: Path, info: ValidationInfo) -> Path:
@@ -50,6 +51,23 @@ class Web(Settings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8077
 
 
+class Form(Settings):
+    """Who may use the technician's form, and the pages."""
+
+    sign_in: Literal["none", "enrolled"] = "none"  # enrolled: by a code of `fleet-server enrol`
+    session_days: Annotated[float, Field(gt=0, le=400)] = 30.0
+    work_orders_token_file: FilePath | None = None  # what POST /api/work-orders must bring where people sign in
+
+    def work_orders_token(self) -> str | None:
+        """Raises BadConfig."""
+        if self.work_orders_token_file is None:
+            return None
+        try:
+            return self.work_orders_token_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise BadConfig(f"form.work_orders_token_file: {exc}") from exc
+
+
 class Retrain(Settings):
     """When a retraining starts by itself: "auto" starts it, "ask" only proposes it."""
 
@@ -77,8 +95,15 @@ class Config(Settings):
     broker: Broker = Broker()
     keys: Keys
     web: Web = Web()
+    form: Form = Form()
     retrain: Retrain = Retrain()
     rollouts: Rollouts = Rollouts()
+
+    @model_validator(mode="after")
+    def _strangers_sign_in(self) -> Self:
+        if self.form.sign_in == "none" and not is_loopback(self.web.host):
+            raise ValueError(OPEN_TO_ALL.format(host=self.web.host, program="fleet-server"))
+        return self
 
 
 def load(path: Path) -> Config:

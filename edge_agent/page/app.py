@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final
 
 from starlette.applications import Starlette
@@ -16,6 +17,7 @@ from edge_agent.page import form_api, pages, uploads
 from edge_agent.page.answers import error
 from edge_agent.page.desk import Desk
 from models import form
+from models.form import gate
 from models.form.shell import FormFiles
 
 MAX_BODY: Final = 256 * 1024
@@ -23,16 +25,25 @@ MAX_BODY: Final = 256 * 1024
 
 def make_app(desk: Desk) -> Starlette:
     """The pages of one agent, and what the phone asks it."""
+    device, sign_in = desk.agent.device, desk.sign_in
     return Starlette(
         routes=[
             *pages.routes(desk),
+            *(gate.routes(sign_in, device, _now) if sign_in else ()),
             *form_api.routes(desk),
             *uploads.routes(desk),
             Mount("/form", FormFiles()),
             Mount("/static", StaticFiles(directory=form.STATIC)),
         ],
-        middleware=[Middleware(BaseHTTPMiddleware, dispatch=_guard)],
+        middleware=[
+            Middleware(BaseHTTPMiddleware, dispatch=_guard),
+            Middleware(gate.Gate, sign_in=sign_in, host=device, now=_now, rest="technician"),
+        ],
     )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 async def _guard(request: Request, call_next: RequestResponseEndpoint) -> Response:

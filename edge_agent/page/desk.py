@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from edge_agent.annotate import Journal
 from edge_agent.attachments import Attachments
 from models.contract.messages import AssetHealth
+from models.form.signin import SignIn
 
 
 class Shown(Protocol):
@@ -22,9 +23,10 @@ class Shown(Protocol):
 
 @dataclass(frozen=True)
 class Desk:
-    """`health` is asked anew each time."""
+    """`health` is asked anew each time; without `sign_in` nobody signs in."""
 
     agent: Shown
     journal: Journal
     attachments: Attachments
     health: Callable[[], dict[str, AssetHealth]]
+    sign_in: SignIn | None = None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 from uuid import UUID, uuid5
 
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -17,7 +19,9 @@ from models.contract.codec import Unreadable, load
 from models.contract.labels import LABELS_VERSION, taxonomy
 from models.contract.people import Feedback
 from models.form import api, speech
+from models.form.gate import person_of, visitor_of
 from models.form.sent import implicit, read_annotation, wrong_fields
+from models.form.signin import reaches
 
 ALARMS, OUTCOMES = 40, 50  # the newest; the bootstrap leaves out more where they do not fit
 
@@ -34,7 +38,12 @@ def routes(desk: Desk) -> list[Route]:
         if said.asset not in health():
             text = f"{said.asset} is not watched by this device"
             return error(422, "unknown_asset", text, given, [api.Reason(field="asset", reason=text)])
-        taken = journal.take(said.model_copy(update={"taken_at": datetime.now(UTC)}))
+        stamps: dict[str, Any] = {"taken_at": datetime.now(UTC), "sent_by": ""}
+        if visitor := visitor_of(request):
+            if desk.sign_in and not await run_in_threadpool(desk.sign_in.may_send_for, visitor.session, said.annotator):
+                return error(403, "not_yours", f"{said.annotator} has never signed in on this phone", given)
+            stamps["sent_by"] = visitor.who.person
+        taken = journal.take(said.model_copy(update=stamps))
         if taken == "conflict":
             return error(409, "conflict", "this id stands for other words", given)
         state = "stored" if journal.is_stored(said.annotation_id) else "kept"
@@ -48,7 +57,7 @@ def routes(desk: Desk) -> list[Route]:
     def get_annotation(request: Request) -> Response:
         annotation_id: UUID = request.path_params["annotation_id"]
         stored = journal.is_stored(annotation_id)
-        if stored is None:
+        if stored is None or not _may_see(request, annotation_id):
             return error(404, "not_found", "there is no such annotation here", annotation_id)
         state = "stored" if stored else "kept"
         return answer(api.Taken.model_validate({"annotation_id": annotation_id, "taken": "before", "state": state}))
@@ -57,7 +66,19 @@ def routes(desk: Desk) -> list[Route]:
         lang = speech.language(request.query_params.get("lang"))
         known = request.query_params.get("labels_version")
         hall = request.query_params.get("hall")
-        now, person = datetime.now(UTC), None
+        now, person, visitor = datetime.now(UTC), person_of(request), visitor_of(request)
+        if desk.sign_in and person is None:
+            return answer(
+                api.Bootstrap(
+                    host="agent",
+                    name=agent.device,
+                    now=now,
+                    sign_in="enrolled",
+                    me=visitor.who if visitor else None,
+                    taxonomy=None if known == str(LABELS_VERSION) else taxonomy(),
+                    policy=speech.policy(lang),
+                )
+            )
         assets = {name: each for name, each in health().items() if hall in (None, each.hall)}
         said = journal.said(OUTCOMES, person)
         answered = {each.annotation.event_id for each in said}
@@ -68,7 +89,8 @@ def routes(desk: Desk) -> list[Route]:
             host="agent",
             name=agent.device,
             now=now,
-            sign_in="none",
+            sign_in="enrolled" if desk.sign_in else "none",
+            me=visitor.who if visitor else None,
             taxonomy=None if known == str(LABELS_VERSION) else taxonomy(),
             assets=tuple(views.asset_view(name, agent.device, each) for name, each in assets.items()),
             alarms=tuple(
@@ -101,7 +123,11 @@ def routes(desk: Desk) -> list[Route]:
         except ValueError:
             return error(422, "invalid", "limit is 1 to 200, before a time with its zone")
         news = {str(each.annotation_id): each for each in journal.news().outcomes}
-        said = [each for each in journal.said(KEEP) if before is None or each.annotation.made_at < before]
+        said = [
+            each
+            for each in journal.said(KEEP, person_of(request))
+            if before is None or each.annotation.made_at < before
+        ]
         said.sort(key=lambda each: each.annotation.made_at, reverse=True)
         found = tuple(views.outcome_view(each, lang, news) for each in said[:limit])
         return answer(api.History(outcomes=found, more=len(said) > limit))
@@ -112,7 +138,9 @@ def routes(desk: Desk) -> list[Route]:
             body = load(api.Declined, await request.body())
         except Unreadable as exc:
             return error(422, "unreadable", str(exc))
-        said = implicit("question_declined", uuid5(question_id, "declined"), detail=body.cannot, about=question_id)
+        person = _sender(request)
+        key = uuid5(question_id, f"declined {person}")
+        said = implicit("question_declined", key, person=person, detail=body.cannot, about=question_id)
         return _kept(said, question_id=question_id)
 
     async def satisfied(request: Request) -> Response:
@@ -121,8 +149,17 @@ def routes(desk: Desk) -> list[Route]:
             body = load(api.Score5, await request.body())
         except Unreadable as exc:
             return error(422, "unreadable", str(exc))
-        said = implicit("satisfaction", ask_id, value=body.score, made_at=body.at)
+        person = _sender(request)
+        if ask_id not in api.asked_lately(agent.device, person, datetime.now(UTC)):
+            return error(404, "not_found", "nobody asked that")
+        said = implicit("satisfaction", ask_id, person=person, value=body.score, made_at=body.at)
         return _kept(said, ask_id=ask_id)
+
+    def _may_see(request: Request, annotation_id: UUID) -> bool:
+        visitor = visitor_of(request)
+        return (
+            visitor is None or reaches(visitor.role, "reviewer") or journal.author(annotation_id) == visitor.who.person
+        )
 
     def _kept(said: Feedback, **names: UUID) -> Response:
         taken = "new" if journal.take_feedback(said) else "before"
@@ -145,3 +182,9 @@ def routes(desk: Desk) -> list[Route]:
         Route("/api/status", api_status),
         Route("/api/events", api_events),
     ]
+
+
+def _sender(request: Request) -> str:
+    """Also of a locked session: what waited on the phone is its person's."""
+    visitor = visitor_of(request)
+    return visitor.who.person if visitor else ""

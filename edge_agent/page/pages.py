@@ -53,9 +53,11 @@ def routes(desk: Desk) -> list[Route]:
             return HTMLResponse(form.form_page(subject, "/annotate", str(exc), fields), status_code=422)
         return HTMLResponse(form.saved_page(annotation, sent=False, back="/"))
 
+    shown = [Route("/", front), Route("/now", now)]
+    if desk.sign_in:  # a form without script can not say who fills it in
+        return shown
     return [
-        Route("/", front),
-        Route("/now", now),
+        *shown,
         Route("/annotate", show_form, methods=["GET"]),
         Route("/annotate", take_form, methods=["POST"]),
         Route("/annotate/{event_id:uuid}", show_form, methods=["GET"]),

@@ -18,14 +18,32 @@ RECENT: Final = timedelta(days=14)  # alarms that are over
 
 
 def bootstrap(
-    conn: Connection, lang: str, *, known_labels: int = 0, hall: str | None = None, person: str | None = None
+    conn: Connection,
+    lang: str,
+    *,
+    known_labels: int = 0,
+    hall: str | None = None,
+    sign_in: bool = False,
+    me: api.Person | None = None,
 ) -> api.Bootstrap:
-    """Everything that the form needs until the next one, for one person (None: for whoever it is).
+    """Everything that the form needs until the next one, for who is signed in; where people sign in and nobody has, or
+    the session is locked, next to nothing.
 
     Args:
         known_labels: the taxonomy that the phone has.
     """
-    now = datetime.now(UTC)
+    now, person = datetime.now(UTC), me.person if me else None
+    door = api.Bootstrap(
+        host="server",
+        name="fleet server",
+        now=now,
+        sign_in="enrolled" if sign_in else "none",
+        me=me,
+        taxonomy=None if known_labels == LABELS_VERSION else taxonomy(),
+        policy=speech.policy(lang),
+    )
+    if sign_in and (me is None or me.locked):
+        return door
     health: dict[str, AssetHealth] = {}
     assets = []
     for device in devices.listing(conn):
@@ -37,23 +55,20 @@ def bootstrap(
     shown = {asset.id: health[asset.id] for asset in assets}
     asked = questions.open_for(conn, shown, now, person=person)
     blind = {question.event_id for question in asked if question.blind}
+    said = outcomes.newest(conn, OUTCOMES, annotator=person)
     return api.fit(
-        api.Bootstrap(
-            host="server",
-            name="fleet server",
-            now=now,
-            sign_in="none",
-            taxonomy=None if known_labels == LABELS_VERSION else taxonomy(),
-            assets=tuple(assets),
-            alarms=tuple(
-                _alarm(row, lang, health, blind=row.event_id in blind)
-                for row in events.recent(conn, since=now - RECENT, limit=ALARMS, person=person)
-                if row.asset_id in shown
-            ),
-            questions=tuple(speech.question_view(question, lang) for question in asked),
-            outcomes=tuple(_outcome(row, lang) for row in outcomes.newest(conn, OUTCOMES, annotator=person)),
-            satisfaction=satisfaction.due(conn, lang, now, person),
-            policy=speech.policy(lang),
+        door.model_copy(
+            update={
+                "assets": tuple(assets),
+                "alarms": tuple(
+                    _alarm(row, lang, health, blind=row.event_id in blind)
+                    for row in events.recent(conn, since=now - RECENT, limit=ALARMS, person=person)
+                    if row.asset_id in shown
+                ),
+                "questions": tuple(speech.question_view(question, lang) for question in asked),
+                "outcomes": tuple(_outcome(row, lang) for row in said),
+                "satisfaction": satisfaction.due(conn, lang, now, person),
+            }
         )
     )
 

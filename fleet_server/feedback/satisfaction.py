@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 from typing import Final
+from uuid import UUID
 
 from fleet_server.store import feedback, questions
 from fleet_server.store.pool import Connection
@@ -20,3 +21,7 @@ def due(conn: Connection, lang: str, now: datetime, person: str | None) -> api.S
     if said < api.SATISFACTION_AFTER or feedback.is_here(conn, ask):
         return None
     return api.Satisfaction(ask_id=ask, text=speech.say(lang, "satisfaction"))
+
+
+def was_asked(ask_id: UUID, person: str, now: datetime) -> bool:
+    return ask_id in api.asked_lately(HOST, person, now)

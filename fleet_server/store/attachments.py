@@ -46,6 +46,22 @@ def data(conn: Connection[Any], sha256: str) -> bytes:
     return found or b""
 
 
+def is_of(conn: Connection[Any], sha256: str, person: str, via: str) -> bool:
+    """Whether this person sent it, or named it in an annotation of theirs."""
+    return (
+        conn.execute(
+            """
+            SELECT FROM attachment WHERE sha256 = %(sha256)s AND via = %(via)s
+            UNION ALL SELECT FROM annotation WHERE annotator = %(person)s
+                AND body -> 'attachments' @> jsonb_build_array(jsonb_build_object('sha256', %(sha256)s::text))
+            LIMIT 1
+            """,
+            {"sha256": sha256, "person": person, "via": via},
+        ).fetchone()
+        is not None
+    )
+
+
 def insert_piece(conn: Connection[Any], piece: AttachmentPiece, *, via: str, at: datetime) -> None:
     """A piece that comes again changes nothing."""
     conn.execute(

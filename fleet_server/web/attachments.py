@@ -13,15 +13,16 @@ from fleet_server.errors import AttachmentRefused, NotFound
 from fleet_server.feedback import attachments
 from fleet_server.store import attachments as stored
 from fleet_server.store.pool import Pool
-from fleet_server.web.deps import PoolOf
+from fleet_server.web.deps import PoolOf, VisitorOf
 from fleet_server.web.errors import error
 from models.contract.ids import new_trace_id
 from models.contract.people import AttachmentPiece, AttachmentSize, MediaType
 from models.form.api import PIECE_BYTES, UPLOAD_STATUS, Upload
+from models.form.gate import Visitor
+from models.form.signin import reaches
 
 router = APIRouter()
 Hash = Annotated[str, Path(pattern="^[0-9a-f]{64}$")]
-VIA: Final = "server"
 # A stranger's bytes: never shown in our own name, whatever the browser thinks that they are.
 DOWNLOAD: Final = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "sandbox; default-src 'none'"}
 
@@ -31,6 +32,7 @@ async def put_piece(
     sha256: Hash,
     request: Request,
     pool: PoolOf,
+    visitor: VisitorOf,
     size: AttachmentSize,
     media_type: MediaType,
     offset: Annotated[int, Query(ge=0)],
@@ -50,7 +52,7 @@ async def put_piece(
         data=data,
     )
     try:
-        here = await run_in_threadpool(_take, pool, piece, now)
+        here = await run_in_threadpool(_take, pool, piece, now, _via(visitor))
     except AttachmentRefused as exc:
         refused = exc.here.model_dump(mode="json") | {"error": {"code": exc.code, "message": str(exc)}}
         return JSONResponse(refused, UPLOAD_STATUS[exc.code])
@@ -58,19 +60,22 @@ async def put_piece(
 
 
 @router.get("/attachments/{sha256}/state")
-def show_state(sha256: Hash, pool: PoolOf) -> Upload:
+def show_state(sha256: Hash, pool: PoolOf, visitor: VisitorOf) -> Upload:
     """How far it has come."""
     with pool.connection() as conn:
-        here = attachments.state(conn, sha256, VIA)
+        here = attachments.state(conn, sha256, _via(visitor))
     if here is None:
         raise NotFound("nothing of it is here")
     return here
 
 
 @router.get("/attachments/{sha256}")
-def download(sha256: Hash, pool: PoolOf) -> Response:
-    """The bytes, as a download only."""
+def download(sha256: Hash, pool: PoolOf, visitor: VisitorOf) -> Response:
+    """The bytes, as a download only; to a technician only of what they sent or named themselves."""
     with pool.connection() as conn:
+        expert = visitor is None or reaches(visitor.role, "reviewer")
+        if not expert and visitor and not stored.is_of(conn, sha256, visitor.who.person, _via(visitor)):
+            raise NotFound(f"there is no attachment {sha256}")
         row, data = stored.get(conn, sha256), stored.data(conn, sha256)
     if row is None:
         raise NotFound(f"there is no attachment {sha256}")
@@ -79,12 +84,17 @@ def download(sha256: Hash, pool: PoolOf) -> Response:
     return Response(data, media_type=row.media_type, headers=headers)
 
 
-def _take(pool: Pool, piece: AttachmentPiece, now: datetime) -> Upload:
+def _via(visitor: Visitor | None) -> str:
+    """By sender, so that nobody's rubbish stands in another's way."""
+    return f"server {visitor.who.person}" if visitor else "server"
+
+
+def _take(pool: Pool, piece: AttachmentPiece, now: datetime, via: str) -> Upload:
     """Committed when this returns; a refusal is committed too, for it is on record."""
     refused = None
     with pool.connection() as conn:
         try:
-            return attachments.add(conn, piece, via=VIA, at=now, in_order=True)
+            return attachments.add(conn, piece, via=via, at=now, in_order=True)
         except AttachmentRefused as exc:
             refused = exc
     raise refused

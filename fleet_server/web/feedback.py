@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Header, HTTPException
 from pydantic import AwareDatetime, BaseModel, Field
 
 from fleet_server.store import feedback as rows
-from fleet_server.web.deps import Limit, PoolOf
+from fleet_server.web.deps import Limit, PoolOf, SiteOf
 from models.contract.base import AssetId, Text
 from models.contract.people import Feedback
 from models.form.sent import implicit
@@ -31,7 +32,16 @@ class WorkOrder(BaseModel):
     by: Annotated[Text, Field(max_length=80)] = ""
 
 
-@router.post("/work-orders", status_code=202)
+def _has_the_key(site: SiteOf, authorization: Annotated[str, Header()] = "") -> None:
+    """Of a program, where people sign in."""
+    if site.sign_in is not None:
+        token = site.config.form.work_orders_token()
+        given = authorization.removeprefix("Bearer ")
+        if not token or not secrets.compare_digest(token.encode(), given.encode()):
+            raise HTTPException(401, "bring the token of form.work_orders_token_file: Authorization: Bearer ...")
+
+
+@router.post("/work-orders", status_code=202, dependencies=[Depends(_has_the_key)])
 def take_work_orders(orders: Annotated[list[WorkOrder], Field(max_length=100)], pool: PoolOf) -> dict[str, Any]:
     """Work orders opened or closed, and parts used: kept as implicit feedback, never a label by itself."""
     said = [each for order in orders for each in _said(order)]

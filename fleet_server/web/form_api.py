@@ -12,60 +12,80 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import AwareDatetime
 
 from fleet_server.errors import NotFound, Refused
-from fleet_server.feedback import desk, intake
+from fleet_server.feedback import desk, intake, satisfaction
 from fleet_server.store import annotations as spoken
 from fleet_server.store import feedback as rows
 from fleet_server.store.pool import Pool
-from fleet_server.web.deps import PoolOf
+from fleet_server.web.deps import PersonOf, PoolOf, SiteOf, VisitorOf
 from models.contract.base import Message
 from models.contract.codec import Unreadable
 from models.contract.messages import Annotation
 from models.contract.people import Feedback
 from models.form import api, speech
 from models.form.sent import implicit, read_annotation, wrong_fields
+from models.form.signin import reaches
 
 router = APIRouter()
 
 
 @router.get("/form/bootstrap")
-def bootstrap(pool: PoolOf, lang: str = "en", labels_version: int = 0, hall: str | None = None) -> Response:
+def bootstrap(
+    site: SiteOf, visitor: VisitorOf, lang: str = "en", labels_version: int = 0, hall: str | None = None
+) -> Response:
     """Everything that the form needs until the next one."""
-    with pool.connection() as conn:
-        return _json(desk.bootstrap(conn, speech.language(lang), known_labels=labels_version, hall=hall))
+    lang, me, sign_in = speech.language(lang), visitor.who if visitor else None, site.sign_in is not None
+    with site.pool.connection() as conn:
+        return _json(desk.bootstrap(conn, lang, known_labels=labels_version, hall=hall, sign_in=sign_in, me=me))
 
 
 @router.get("/form/history")
 def history(
-    pool: PoolOf, lang: str = "en", limit: Annotated[int, Query(ge=1, le=200)] = 50, before: AwareDatetime | None = None
+    pool: PoolOf,
+    person: PersonOf,
+    lang: str = "en",
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    before: AwareDatetime | None = None,
 ) -> Response:
     """What was said, and what became of it."""
     with pool.connection() as conn:
-        return _json(desk.history(conn, speech.language(lang), limit=limit, before=before))
+        return _json(desk.history(conn, speech.language(lang), limit=limit, before=before, person=person))
 
 
 @router.put("/form/questions/{question_id}")
-def decline(question_id: UUID, body: api.Declined, pool: PoolOf) -> dict[str, Any]:
+def decline(question_id: UUID, body: api.Declined, pool: PoolOf, visitor: VisitorOf) -> dict[str, Any]:
     """Somebody can not answer this one."""
-    said = implicit("question_declined", uuid5(question_id, "declined"), detail=body.cannot, about=question_id)
+    person = visitor.who.person if visitor else ""
+    key = uuid5(question_id, f"declined {person}")
+    said = implicit("question_declined", key, person=person, detail=body.cannot, about=question_id)
     return {"question_id": question_id} | _keep(pool, said)
 
 
 @router.put("/form/satisfaction/{ask_id}")
-def satisfied(ask_id: UUID, body: api.Score5, pool: PoolOf) -> dict[str, Any]:
+def satisfied(ask_id: UUID, body: api.Score5, pool: PoolOf, visitor: VisitorOf) -> dict[str, Any]:
     """This month's answer; the first one counts."""
-    said = implicit("satisfaction", ask_id, value=body.score, made_at=body.at)
+    person = visitor.who.person if visitor else ""
+    if not satisfaction.was_asked(ask_id, person, datetime.now(UTC)):
+        raise NotFound("nobody asked that")
+    said = implicit("satisfaction", ask_id, person=person, value=body.score, made_at=body.at)
     return {"ask_id": ask_id} | _keep(pool, said)
 
 
 @router.put("/annotations/{annotation_id}")
-async def put_annotation(annotation_id: UUID, request: Request, pool: PoolOf) -> Response:
+async def put_annotation(annotation_id: UUID, request: Request, site: SiteOf, visitor: VisitorOf) -> Response:
     """201: stored now; 200: it was here, word for word; 409: this id stands for other words; 422: not an annotation.
 
     What a rule speaks against is stored all the same, and `status` and `reason` say so.
     """
     try:
         said = read_annotation(str(annotation_id), await request.body())
-        taken = await run_in_threadpool(take, pool, said)
+        if visitor and site.sign_in:
+            if not await run_in_threadpool(site.sign_in.may_send_for, visitor.session, said.annotator):
+                text = f"{said.annotator} has never signed in on this phone"
+                return _refusal(403, "not_yours", text, annotation_id)
+            said = said.model_copy(update={"sent_by": visitor.who.person})
+        else:
+            said = said.model_copy(update={"sent_by": ""})
+        taken = await run_in_threadpool(take, site.pool, said)
     except Unreadable as exc:
         return _refusal(422, "unreadable", str(exc), annotation_id, wrong_fields(exc))
     except Refused as exc:
@@ -74,11 +94,12 @@ async def put_annotation(annotation_id: UUID, request: Request, pool: PoolOf) ->
 
 
 @router.get("/annotations/{annotation_id}")
-def get_annotation(annotation_id: UUID, pool: PoolOf) -> Response:
-    """Whether it is here, and what became of it."""
+def get_annotation(annotation_id: UUID, pool: PoolOf, visitor: VisitorOf) -> Response:
+    """Whether it is here, and what became of it; to a technician only of their own."""
     with pool.connection() as conn:
         row = spoken.get(conn, annotation_id)
-    if row is None:
+    others = visitor and row and row.annotator != visitor.who.person and not reaches(visitor.role, "reviewer")
+    if row is None or others:
         raise NotFound(f"there is no annotation {annotation_id}")
     return _json(_taken(row, is_new=False))
 

@@ -6,7 +6,7 @@ docs/form-api.md describes the routes. Answers are JSON of these; unknown fields
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Final, Literal, get_args
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -31,6 +31,7 @@ UPLOAD_STATUS: Final = {
 POLICY: Final = "1"  # version of the text below
 
 Where = Literal["kept", "stored"]
+Role = Literal["technician", "reviewer", "operator"]  # each may what those before it may
 
 
 class Taken(Message):
@@ -55,7 +56,7 @@ class Person(Message):
 
     person: Text
     name: Text
-    role: Text = "technician"
+    role: Role = "technician"
     expires_at: AwareDatetime | None = None
     pin: bool = False  # one is set: the form asks for it before it opens
     locked: bool = False  # the right PIN comes first
@@ -223,6 +224,11 @@ SATISFACTION_AFTER: Final = 3  # annotations in a month: before that there is no
 def ask_id(host: str, person: str, at: datetime) -> UUID:
     """Of this month's question about satisfaction: one a person and month."""
     return uuid5(NAMESPACE_OID, f"satisfaction {host} {person} {at:%Y-%m}")
+
+
+def asked_lately(host: str, person: str, now: datetime) -> set[UUID]:
+    """This month's, and last month's: a phone may have been offline since."""
+    return {ask_id(host, person, now), ask_id(host, person, now.replace(day=1) - timedelta(days=1))}
 
 
 def short_code(asset: str, code: str = "") -> str:

@@ -38,11 +38,11 @@ from tests.support import eventually
 class Shop:
     """A web server with a database behind it, and whether its broker is there."""
 
-    def __init__(self, dsn: str) -> None:
+    def __init__(self, dsn: str, **settings: Any) -> None:
         self.dsn, self.broker = dsn, True
         with connect(dsn) as conn:
             migrate(conn)
-        config = Config(database=dsn, keys=Keys(server=Path("unused")), web=Web(port=0), broker=Broker())
+        config = Config(database=dsn, keys=Keys(server=Path("unused")), web=Web(port=0), broker=Broker(), **settings)
         self.pool = open_pool(dsn)
         self._web = WebServer(Site(config, self.pool, lambda: self.broker))
         self._web.start()
