@@ -31,6 +31,7 @@ from edge_agent.page import Desk, PageServer, make_app
 from edge_agent.people import People, check_pin, hash_pin
 from edge_agent.rollout import Rollout
 from edge_agent.rollout.examine import examine
+from edge_agent.rollout.report import for_heartbeat, for_status
 from edge_agent.sensors.silence import Silence
 from edge_agent.uplink import Uplink
 from models import lifeline
@@ -144,6 +145,7 @@ class Agent:
         return {
             "device": self.device,
             "model": running.model_dump(),
+            "switch": for_status(self.rollout.memory),
             "step": self.rollout.step.value,
             "connected": self._uplink.connected if self._uplink else None,
             "waiting": {stream.value: n for stream, n in self._outbox.waiting().items()},
@@ -240,7 +242,8 @@ class Agent:
             self.detector.health(),
             self.detector.latencies(),
         )
-        self._outbox.put([beat])
+        switch = for_heartbeat(self.rollout.memory, self.rollout.problem)
+        self._outbox.put([beat.model_copy(update=switch)])
 
     def _fetch(self, sha256: str, indexes: tuple[int, ...]) -> None:
         if self._uplink:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, model_validator
 
 from fleet_server.errors import BadConfig
-from models.contract.messages import TrialLimits
+from models.contract.release import ShadowLimits, TrialLimits
 from models.form.signin import OPEN_TO_ALL, is_loopback
 
 
@@ -87,6 +87,8 @@ class Rollouts(Settings):
     deadline_s: Annotated[float, Field(gt=0)] = 86400.0  # a device that has not answered by then is counted apart
     poll_s: Annotated[float, Field(gt=0)] = 1.0
     trial: TrialLimits = TrialLimits()
+    shadow: ShadowLimits = ShadowLimits()
+    fetch_seconds: Annotated[float, Field(gt=0)] = 7 * 86400.0  # of a device's running time: then it gives up
 
 
 class Config(Settings):

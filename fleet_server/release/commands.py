@@ -12,9 +12,11 @@ from typing import Any
 from fleet_server import config as settings
 from fleet_server.config import Config
 from fleet_server.errors import BadConfig, NotFound, Refused
-from fleet_server.release import registry, rollouts, waves
-from fleet_server.store import bundles
+from fleet_server.release import registry, rollouts, shadows, waves
+from fleet_server.release.floors import raise_to as raise_floor
+from fleet_server.store import bundles, floors
 from fleet_server.store import rollouts as rows
+from fleet_server.store import shadows as reports
 from fleet_server.store.bundles import BundleRow
 from fleet_server.store.pool import Connection, connect
 from fleet_server.store.rollouts import RolloutRow
@@ -43,12 +45,16 @@ def add_commands(commands: Commands) -> None:
     export.add_argument("--out", type=Path, required=True)
     bar = _with_version(_leaf(release, "bar", _bar))
     bar.add_argument("--reason", required=True)
+    floor = _leaf(release, "floor", _floor)
+    floor.add_argument("version", type=int, nargs="?", help="the lowest that may run; shows the floor if left out")
+    floor.add_argument("--reason", default="raised by an operator")
 
     rollout = commands.add_parser("rollout", help="a release to the fleet, in waves").add_subparsers(required=True)
     start = _with_version(_leaf(rollout, "start", _start))
     start.add_argument("--waves", required=True, help="how many devices each: 1,4 or 20%%,100%% (of all, in total)")
     start.add_argument("--devices", help="these only, with commas between")
     start.add_argument("--reason", default="")
+    start.add_argument("--mode", choices=("trial", "shadow"), default="trial", help="shadow takes nothing over")
     start.add_argument("--dry-run", action="store_true", help="say who would get it, and stop there")
     for name, leaf in (("show", _show_rollout), ("pause", _pause), ("resume", _resume), ("stop", _stop)):
         parser = _leaf(rollout, name, leaf)
@@ -162,12 +168,17 @@ def _import(args: argparse.Namespace, config: Config, conn: Connection) -> dict[
 
 
 def _export(args: argparse.Namespace, config: Config, conn: Connection) -> dict[str, Any]:
-    """Write a bundle to a file."""
+    """Write a bundle to a file, and its approval beside it, so that a device can take it by hand."""
     row = registry.find(conn, args.version, args.model)
     data = bundles.data(conn, row.sha256)
     assert data is not None, "it was there in this transaction"
     args.out.write_bytes(data)
-    return {**_view(row), "file": str(args.out), "text": f"{row.name} {row.version}: {len(data)} bytes to {args.out}"}
+    text = f"{row.name} {row.version}: {len(data)} bytes to {args.out}"
+    if (envelope := bundles.approval(conn, row.sha256)) is not None:
+        beside = args.out.with_name(args.out.name + ".approval")
+        beside.write_text(Signed.model_validate(envelope).model_dump_json(), encoding="utf-8")
+        text += f", its approval beside it: edge-agent model install {args.out.name}"
+    return {**_view(row), "file": str(args.out), "text": text}
 
 
 def _bar(args: argparse.Namespace, config: Config, conn: Connection) -> dict[str, Any]:
@@ -177,11 +188,25 @@ def _bar(args: argparse.Namespace, config: Config, conn: Connection) -> dict[str
     return {**_view(row), "state": "barred", "text": f"{row.name} {row.version} is barred: {args.reason}"}
 
 
+def _floor(args: argparse.Namespace, config: Config, conn: Connection) -> dict[str, Any]:
+    """Show the floor under versions, or raise it: devices refuse whatever is below, whoever orders it, for ever."""
+    if args.version is None:
+        floor = floors.current(conn)
+        behind = {row.device_id: (row.heartbeat or {}).get("floor", 0) for row in rows.fleet(conn)}
+        behind = {device: at for device, at in behind.items() if at < floor}
+        lines = [f"the floor is {floor}", *(f"  {device} knows {at or 'none'}" for device, at in behind.items())]
+        return {"floor": floor, "behind": behind, "text": "\n".join(lines)}
+    raised = raise_floor(conn, args.version, args.reason)
+    lines = [f"the floor is {raised.floor}; {len(raised.told)} devices are told"]
+    lines += [f"  later: {device} ({why})" for device, why in raised.later.items()]
+    return {"floor": raised.floor, "told": raised.told, "later": raised.later, "text": "\n".join(lines)}
+
+
 def _start(args: argparse.Namespace, config: Config, conn: Connection) -> dict[str, Any]:
     """Roll an approved release out, wave by wave."""
     row = registry.find(conn, args.version, args.model)
     devices = [name.strip() for name in args.devices.split(",")] if args.devices else None
-    plan = rollouts.preview(conn, row, args.waves, devices)
+    plan = rollouts.preview(conn, row, args.waves, devices, args.mode)
     lines = [f"wave {i}: {', '.join(part)}" for i, part in enumerate(plan.waves, start=1)]
     lines += [f"left out: {device} ({why})" for device, why in plan.left_out.items()]
     view: dict[str, Any] = {"bundle": _view(row), "waves": plan.waves, "left_out": plan.left_out}
@@ -233,9 +258,12 @@ def _rollout_view(conn: Connection, row: RolloutRow, config: Config) -> dict[str
     stands = {each.device_id: waves.standing(each, now, deadline_s).value for each in assigned}
     lines = [f"{row.rollout_id}: {row.state}, wave {row.wave} of {row.n_waves}. {row.reason}".rstrip()]
     lines += [
-        f"  {each.wave}  {each.device_id:30} {stands[each.device_id]:10} {each.step or '-':11} {each.reason}".rstrip()
+        f"  {each.wave}  {each.device_id:30} {stands[each.device_id]:10} {each.step or '-':12} {each.reason}"
+        f"{_numbers(each.evidence)}".rstrip()
         for each in assigned
     ]
+    shadow = shadows.summary(reports.of_rollout(conn, row.rollout_id))
+    lines += [shadows.words(entry) for entry in shadow]
     return {
         "rollout": row.rollout_id,
         "version": row.version,
@@ -246,11 +274,29 @@ def _rollout_view(conn: Connection, row: RolloutRow, config: Config) -> dict[str
         "reason": row.reason,
         "counts": waves.count(assigned, now, deadline_s),
         "devices": [
-            {"device": each.device_id, "wave": each.wave, "standing": stands[each.device_id], "step": each.step}
+            {
+                "device": each.device_id,
+                "wave": each.wave,
+                "standing": stands[each.device_id],
+                "step": each.step,
+                "reason": each.reason,
+                "evidence": each.evidence,
+                "report": each.report,
+            }
             for each in assigned
         ],
+        "shadow": shadow,
         "text": "\n".join(lines),
     }
+
+
+def _numbers(evidence: dict[str, Any] | None) -> str:
+    """Before, after and what was allowed, where a device gave them."""
+    if not evidence or evidence.get("after") is None:
+        return ""
+    before = "" if evidence.get("before") is None else f"{evidence['before']:.4g} -> "
+    allowed = "" if evidence.get("allowed") is None else f", {evidence['allowed']:.4g} allowed"
+    return f" [{evidence['cause']}: {before}{evidence['after']:.4g}{allowed} {evidence.get('unit', '')}".rstrip() + "]"
 
 
 def _view(row: BundleRow) -> dict[str, Any]:

@@ -10,20 +10,20 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
-from pydantic import ValidationError
-
 from fleet_server.config import Rollouts
 from fleet_server.errors import NotFound, Refused
 from fleet_server.release import registry, waves
+from fleet_server.release.fit import Wanted, misfit
 from fleet_server.release.waves import Do
-from fleet_server.store import bundles, decisions
+from fleet_server.store import bundles, decisions, floors
 from fleet_server.store import rollouts as store
 from fleet_server.store.bundles import BundleRow
 from fleet_server.store.pool import Connection
 from fleet_server.store.rollouts import DeviceRow, RolloutRow
-from models.bundle.manifest import Manifest
+from models.bundle import graph
+from models.bundle.files import unpack
 from models.bundle.signing import SigningKey
-from models.contract.messages import AssetHealth, Assignment
+from models.contract.messages import Assignment
 
 log = logging.getLogger(__name__)
 
@@ -37,17 +37,25 @@ class Plan:
     bundle: BundleRow
     waves: list[list[str]]
     left_out: dict[str, str] = field(default_factory=dict)
+    mode: str = "trial"
 
 
-def preview(conn: Connection, bundle: BundleRow, wave_words: str, devices: Sequence[str] | None = None) -> Plan:
+def preview(
+    conn: Connection, bundle: BundleRow, wave_words: str, devices: Sequence[str] | None = None, mode: str = "trial"
+) -> Plan:
     """The plan, without doing anything.
 
+    Args:
+        mode: "trial", or "shadow": scored beside what runs, taking nothing over.
+
     Raises:
-        Refused: not approved, barred, another rollout of this model is on its way, or nobody is left.
+        Refused: not approved, barred, below the floor, another rollout is on its way, or nobody is left.
         NotFound: a device that was never seen.
     """
     if bundle.state == "barred":
         raise Refused(f"{bundle.name} {bundle.version} is barred")
+    if bundle.version < (floor := floors.current(conn)):
+        raise Refused(f"{bundle.name} {bundle.version} is below the floor {floor}")
     if bundle.approved_by is None:
         raise Refused(f"{bundle.name} {bundle.version} is not approved: fleet-server release approve {bundle.version}")
     for other in store.unfinished(conn):
@@ -56,10 +64,13 @@ def preview(conn: Connection, bundle: BundleRow, wave_words: str, devices: Seque
     fleet = {row.device_id: row for row in store.fleet(conn)}
     if unknown := [device for device in devices or () if device not in fleet]:
         raise NotFound(f"never heard of {', '.join(unknown)}")
-    manifest = Manifest.model_validate(bundle.manifest)
+    data = bundles.data(conn, bundle.sha256)
+    assert data is not None, "registered bundles are never deleted"
+    found = unpack(data)
+    wanted = Wanted(found.manifest, bundle.sha256, graph.opset(found), mode)
     left_out: dict[str, str] = {}
     for device in devices or fleet:
-        if why := misfit(manifest, fleet[device]):
+        if why := misfit(wanted, fleet[device]):
             left_out[device] = why
     # The newest heard of first: the first wave must be able to answer.
     order = sorted(
@@ -70,44 +81,27 @@ def preview(conn: Connection, bundle: BundleRow, wave_words: str, devices: Seque
     parts = waves.split([row.device_id for row in order], wave_words)
     covered = {device for part in parts for device in part}
     left_out |= {row.device_id: "in no wave" for row in order if row.device_id not in covered}
-    return Plan(bundle, parts, left_out)
-
-
-def misfit(manifest: Manifest, device: DeviceRow) -> str | None:
-    """Why a bundle cannot score what this device measures. None: it can, or the device has not said."""
-    if manifest.window is None or manifest.signals is None:
-        return None
-    wanted = {signal.name for signal in manifest.signals}
-    for asset, raw in ((device.heartbeat or {}).get("assets") or {}).items():
-        try:
-            health = AssetHealth.model_validate(raw)
-        except ValidationError:
-            continue
-        if health.window is not None and health.window != manifest.window:
-            return f"{asset} has windows of {health.window.n_samples} at {health.window.rate_hz:g} Hz"
-        if health.signals and (missing := wanted - {signal.name for signal in health.signals}):
-            return f"{asset} does not measure {', '.join(sorted(missing))}"
-    return None
+    return Plan(bundle, parts, left_out, mode)
 
 
 def start(conn: Connection, plan: Plan, reason: str = "") -> str:
     """Write the plan down; the first wave's orders go out with the next turn of the loop. Its id."""
-    rollout_id = _insert(conn, plan.bundle, "trial", plan.waves, reason)
+    rollout_id = insert(conn, plan.bundle, plan.mode, plan.waves, reason)
     decisions.record(
         conn,
         kind="rollout",
         subject=_title(plan.bundle),
         outcome="started",
         reason=reason or f"{len(plan.waves)} waves",
-        inputs={"rollout": rollout_id, "waves": plan.waves, "left_out": plan.left_out},
+        inputs={"rollout": rollout_id, "mode": plan.mode, "waves": plan.waves, "left_out": plan.left_out},
     )
     return rollout_id
 
 
 def find(conn: Connection, rollout_id: str | None) -> RolloutRow:
-    """A rollout by its id, or the newest trial. Raises NotFound."""
+    """A rollout by its id, or the newest that is no way back. Raises NotFound."""
     row = (
-        next((row for row in store.listing(conn) if row.mode == "trial"), None)
+        next((row for row in store.listing(conn) if row.mode in ("trial", "shadow")), None)
         if rollout_id is None
         else store.get(conn, rollout_id)
     )
@@ -142,7 +136,9 @@ def stop(conn: Connection, row: RolloutRow, reason: str = "") -> None:
     _decided(conn, row, "stopped", reason or "by an operator")
 
 
-def go_back(conn: Connection, bad: BundleRow, reason: str, to: BundleRow | None = None) -> list[str]:
+def go_back(
+    conn: Connection, bad: BundleRow, reason: str, to: BundleRow | None = None, *, automatic: bool = False
+) -> list[str]:
     """Bar a release and order every device that runs it, or was told to, back to the one it verified before; to the
     shipped one where there is none. The ids of the rollbacks.
 
@@ -155,22 +151,29 @@ def go_back(conn: Connection, bad: BundleRow, reason: str, to: BundleRow | None 
         if row.sha256 == bad.sha256:
             store.end(conn, row.rollout_id, "stopped", reason, now)
             _decided(conn, row, "stopped", reason)
-    known = {row.sha256: row for row in bundles.listing(conn)}
-    if to is not None and (to.sha256 == bad.sha256 or to.state == "barred" or to.approved_by is None):
-        raise Refused(f"{_title(to)} is no way back: barred or not approved")
+    known, floor = {row.sha256: row for row in bundles.listing(conn)}, floors.current(conn)
+    if to is not None and (to.sha256 == bad.sha256 or not _way_back(to, floor)):
+        raise Refused(f"{_title(to)} is no way back: barred, not approved, or below the floor {floor}")
     shipped = next((row for row in known.values() if row.state == "shipped"), None)
-    last_good = store.last_good(conn, bad.sha256)
+    last_good = store.last_good(conn, bad.sha256, floor)
     back: dict[str, list[str]] = defaultdict(list)
+    stranded = []
     for device in store.fleet(conn):
         if bad.sha256 not in (device.model_sha256, device.ordered_sha256):
             continue
         target = to or known.get(last_good.get(device.device_id, "")) or shipped
-        if target is None or target.approved_by is None:
-            raise Refused("there is no approved release to go back to")
-        back[target.sha256].append(device.device_id)
+        if target is None or not _way_back(target, floor):
+            stranded.append(device.device_id)
+        else:
+            back[target.sha256].append(device.device_id)
+    if stranded:
+        why = f"no approved release at or above the floor {floor} is known to run there"
+        if to is None and not back and not automatic:
+            raise Refused(f"there is no way back for {', '.join(stranded)}: {why}")
+        decisions.record(conn, "rollback", _title(bad), "no way back", why, {"devices": stranded, "bad": bad.sha256})
     made = []
     for sha256, devices in back.items():
-        made.append(_insert(conn, known[sha256], "rollback", [devices], reason))
+        made.append(insert(conn, known[sha256], "rollback", [devices], reason))
         decisions.record(
             conn,
             kind="rollback",
@@ -232,7 +235,7 @@ def _apply(
             _decided(conn, row, "stopped", step.reason)
             bad = bundles.by_sha256(conn, row.sha256)
             assert bad is not None, "a rollout's bundle is a foreign key"
-            go_back(conn, bad, step.reason)
+            go_back(conn, bad, step.reason, automatic=True)
 
 
 def _issue_wave(conn: Connection, row: RolloutRow, rules: Rollouts, key: SigningKey, now: datetime) -> None:
@@ -247,18 +250,21 @@ def _issue_wave(conn: Connection, row: RolloutRow, rules: Rollouts, key: Signing
                 "device": each.device_id,
                 "sequence": each.sequence,
                 "rollout": row.rollout_id,
-                "mode": row.mode,
+                "mode": "rollback" if row.mode == "floor" else row.mode,
                 "model": {"name": bundle.name, "version": bundle.version, "sha256": bundle.sha256},
                 "size": bundle.size,
                 "barred": barred,
+                "floor": floors.current(conn),
                 "trial": rules.trial,
+                "shadow": rules.shadow,
+                "fetch_seconds": rules.fetch_seconds,
                 "issued_at": now,
             }
         )
         store.issue(conn, each.device_id, each.sequence, key.sign(order).model_dump(mode="json"), now)
 
 
-def _insert(conn: Connection, bundle: BundleRow, mode: str, parts: list[list[str]], reason: str) -> str:
+def insert(conn: Connection, bundle: BundleRow, mode: str, parts: list[list[str]], reason: str) -> str:
     rollout_id = f"{bundle.name}-{bundle.version}-{mode}-{secrets.token_hex(3)}"
     store.insert(
         conn,
@@ -273,6 +279,10 @@ def _insert(conn: Connection, bundle: BundleRow, mode: str, parts: list[list[str
         for device in devices:
             store.plan(conn, rollout_id, device, number, bundle.sha256, mode)
     return rollout_id
+
+
+def _way_back(row: BundleRow, floor: int) -> bool:
+    return row.state != "barred" and row.approved_by is not None and row.version >= floor
 
 
 def _must_be(row: RolloutRow, *states: str) -> None:

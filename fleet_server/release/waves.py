@@ -1,7 +1,8 @@
 """What a rollout does next, as rules on rows: no database, no clock.
 
 1. A device has tried a release when it says how that ended: verified (active, and running that hash) or harmed
-   (rejected, rolled back). An order that was never answered is no evidence.
+   (rejected, rolled back, could not go back). An order that was never answered is no evidence, and neither are windows
+   or pieces that did not come in time. In a rollout to the shadow, to be scored there is all there is to try.
 2. More harm than allowed among the devices that tried stops the rollout, in any state, also while it is paused.
 3. The next wave starts when each device of this one has tried, and the soak time has passed since.
 4. A device that does not answer within the deadline is counted apart: it blocks nobody and proves nothing. A wave in
@@ -16,11 +17,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Final
 
 from fleet_server.config import Rollouts
 from fleet_server.errors import Refused
 from fleet_server.store.rollouts import AssignmentRow, RolloutRow
-from models.contract.messages import Step
+from models.contract.release import Cause, Step
 
 
 class Standing(enum.StrEnum):
@@ -30,8 +32,16 @@ class Standing(enum.StrEnum):
     WAITING = "waiting"
     VERIFIED = "verified"
     HARMED = "harmed"
+    SHADOWED = "shadowed"
     APART = "apart"
     SUPERSEDED = "superseded"
+
+
+# Ended without the release having shown anything.
+_NO_HARM: Final[dict[str, Standing]] = {
+    Cause.TIMEOUT: Standing.APART,
+    Cause.SUPERSEDED: Standing.SUPERSEDED,
+}
 
 
 class Do(enum.StrEnum):
@@ -54,8 +64,10 @@ class Next:
 
 def standing(row: AssignmentRow, now: datetime, deadline_s: float) -> Standing:
     """Harm and success count whatever came after them."""
-    if row.step in (Step.REJECTED, Step.ROLLED_BACK):
-        return Standing.HARMED
+    if row.step in (Step.REJECTED, Step.ROLLED_BACK, Step.INCONSISTENT):
+        return _NO_HARM.get(row.cause or "", Standing.HARMED)
+    if row.mode == "shadow" and row.step in (Step.SHADOW, Step.SHADOWED):
+        return Standing.SHADOWED
     if row.step == Step.ACTIVE or row.running:
         return Standing.VERIFIED
     if row.superseded:

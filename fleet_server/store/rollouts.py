@@ -48,7 +48,7 @@ class RolloutRow:
 @dataclass(frozen=True)
 class AssignmentRow:
     """One order to one device. `superseded`: a newer one was given to it. `running`: it says that it runs this bundle,
-    verified, on this order."""
+    verified, on this order. `evidence` and `report` are the numbers that it gave with its last word."""
 
     device_id: str
     sequence: int
@@ -64,6 +64,8 @@ class AssignmentRow:
     cause: str | None
     superseded: bool
     running: bool
+    evidence: dict[str, Any] | None = None
+    report: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -182,8 +184,13 @@ def assignments(conn: Connection[Any], rollout_id: str) -> list[AssignmentRow]:
                    EXISTS (SELECT FROM assignment n WHERE n.device_id = a.device_id AND n.sequence > a.sequence
                            AND (n.envelope IS NOT NULL OR a.envelope IS NULL)) AS superseded,
                    coalesce(d.assignment = a.sequence AND d.step = 'active' AND d.model_sha256 = a.sha256, false)
-                       AS running
+                       AS running,
+                   s.evidence, s.report
             FROM assignment a LEFT JOIN device d USING (device_id)
+            LEFT JOIN LATERAL (
+                SELECT evidence, report FROM rollout_step
+                WHERE device_id = a.device_id AND assignment = a.sequence AND step = a.step ORDER BY at DESC LIMIT 1
+            ) s ON true
             WHERE a.rollout_id = %s ORDER BY a.wave, a.device_id
             """,
             (rollout_id,),
@@ -324,18 +331,19 @@ def fleet(conn: Connection[Any]) -> list[DeviceRow]:
     )
 
 
-def last_good(conn: Connection[Any], bad: str) -> dict[str, str]:
-    """Device to the bundle it verified last before, other than the bad one and what is barred."""
+def last_good(conn: Connection[Any], bad: str, floor: int) -> dict[str, str]:
+    """Device to the bundle it verified last before, other than the bad one, what is barred and what is below the
+    floor."""
     rows = (
         conn.cursor(row_factory=dict_row)
         .execute(
             """
             SELECT DISTINCT ON (a.device_id) a.device_id, a.sha256
             FROM assignment a JOIN bundle b USING (sha256)
-            WHERE a.step = 'active' AND a.sha256 <> %s AND b.state <> 'barred'
+            WHERE a.step = 'active' AND a.sha256 <> %s AND b.state <> 'barred' AND b.version >= %s
             ORDER BY a.device_id, a.sequence DESC
             """,
-            (bad,),
+            (bad, floor),
         )
         .fetchall()
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from fleet_server.store import bundles, datasets, runs
+from fleet_server.store import bundles, datasets, floors, runs
 from fleet_server.store.bundles import BundleRow
 from fleet_server.web.deps import Limit, PoolOf
 
@@ -15,9 +15,9 @@ router = APIRouter()
 
 @router.get("/models")
 def list_models(pool: PoolOf) -> dict[str, Any]:
-    """Every bundle there is, with its gate's verdict and who approved it."""
+    """Every bundle there is, with its gate's verdict and who approved it; and the floor, below which none is sent."""
     with pool.connection() as conn:
-        return {"models": [view(row) for row in bundles.listing(conn)]}
+        return {"models": [view(row) for row in bundles.listing(conn)], "floor": floors.current(conn)}
 
 
 @router.get("/runs")

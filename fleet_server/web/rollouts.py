@@ -9,8 +9,9 @@ from typing import Any
 from fastapi import APIRouter
 
 from fleet_server.errors import NotFound
-from fleet_server.release import waves
+from fleet_server.release import shadows, waves
 from fleet_server.store import rollouts
+from fleet_server.store import shadows as reports
 from fleet_server.store.pool import Connection
 from fleet_server.store.rollouts import RolloutRow
 from fleet_server.web.deps import Limit, PoolOf, SiteOf
@@ -48,5 +49,6 @@ def view(conn: Connection, row: RolloutRow, deadline_s: float) -> dict[str, Any]
     orders = rollouts.assignments(conn, row.rollout_id)
     return asdict(row) | {
         "counts": waves.count(orders, now, deadline_s),
+        "shadow": shadows.summary(reports.of_rollout(conn, row.rollout_id)),
         "assignments": [asdict(each) | {"standing": waves.standing(each, now, deadline_s).value} for each in orders],
     }

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fleet_server.config import Rollouts
 from fleet_server.errors import Refused
-from fleet_server.release import registry, rollouts
+from fleet_server.release import floors, registry, rollouts, shadows
+from fleet_server.release.fit import Wanted, misfit
 from fleet_server.release.lead import Lead
 from fleet_server.release.publisher import Publisher
 from fleet_server.store import bundles, decisions
 from fleet_server.store import rollouts as rows
+from fleet_server.store import shadows as reports
 from fleet_server.store.bundles import BundleRow
 from fleet_server.store.migrate import migrate
 from fleet_server.store.pool import Connection, Pool, connect, open_pool
@@ -23,8 +28,21 @@ from models.bundle.files import Bundle, pack, unpack
 from models.bundle.signing import PublicKeys, SigningKey
 from models.contract.base import ModelRef
 from models.contract.codec import load
+from models.contract.features import FEATURE_SET
 from models.contract.ids import new_trace_id
-from models.contract.messages import Approval, Assignment, Chunk, Offer, Receipt, RolloutStatus, Step, Stream
+from models.contract.messages import (
+    Approval,
+    Assignment,
+    Chunk,
+    Offer,
+    Receipt,
+    RolloutStatus,
+    ShadowReport,
+    Step,
+    Stream,
+)
+from models.contract.release import Cause, Evidence
+from models.paired import Paired
 from tests import fleet_rows
 
 DEVICES = tuple(f"plant1.gw{i}" for i in range(1, 6))
@@ -90,7 +108,14 @@ class Fleet:
         assert any(opens(keys, offer, assignment.model) for keys in both), "an offer carries the release's approval"
         return assignment
 
-    def says(self, device: str, step: Step, running: ModelRef | None = None, reason: str = "") -> None:
+    def says(
+        self,
+        device: str,
+        step: Step,
+        running: ModelRef | None = None,
+        reason: str = "",
+        why: Evidence | None = None,
+    ) -> None:
         """The device's word on its newest order."""
         order = self.order(device)
         assert order is not None
@@ -101,6 +126,7 @@ class Fleet:
             release=order.model,
             step=step,
             reason=reason,
+            evidence=why,
             running=running or order.model,
         )
         with self.pool.connection() as conn:
@@ -339,15 +365,134 @@ def test_pieces_go_to_who_was_ordered_to_run_them_only(fleet: Fleet) -> None:
 
 
 def test_a_device_that_cannot_use_it_is_left_out(fleet: Fleet, conn: Connection) -> None:
-    conn.execute(
-        "UPDATE device SET heartbeat = %s WHERE device_id = %s",
-        ('{"assets": {"p": {"window": {"rate_hz": 10, "n_samples": 20, "hop": 1}}}}', DEVICES[0]),
-    )
-    device = next(each for each in rows.fleet(conn) if each.device_id == DEVICES[0])
-    shipped = baseline.shipped().bundle.manifest
-    picky = shipped.model_copy(update={"window": fleet_rows.WINDOW, "signals": fleet_rows.SIGNALS})
-    assert rollouts.misfit(shipped, device) is None
-    assert "10 Hz" in (rollouts.misfit(picky, device) or "")
+    shipped = baseline.shipped().bundle
+    picky = shipped.manifest.model_copy(update={"window": fleet_rows.WINDOW, "signals": fleet_rows.SIGNALS})
+    wanted = Wanted(shipped.manifest.model_copy(update={"min_agent": "0.1"}), shipped.sha256, 17)
+    can = {"feature_set": FEATURE_SET, "runtime": "1.20", "max_opset": 21}
+    coarse = {"p": {"window": {"rate_hz": 10, "n_samples": 20, "hop": 1}}}
+    table: list[tuple[Wanted, dict[str, Any], str | None]] = [
+        (wanted, {}, None),
+        (wanted, {"agent_version": "0.1.0", "capabilities": can, "floor": 1, "assets": coarse}, None),
+        (replace(wanted, manifest=picky), {"assets": coarse}, "p has windows of 20 at 10 Hz"),
+        (wanted, {"agent_version": "0.0.9"}, "runs agent 0.0.9, 0.1 is needed"),
+        (wanted, {"capabilities": can | {"feature_set": "f" * 16}}, "computes features"),
+        (replace(wanted, opset=22), {"capabilities": can}, "operators up to set 21"),
+        (replace(wanted, mode="shadow"), {"capabilities": can}, "knows no shadow"),
+        (replace(wanted, mode="shadow"), {"agent_version": "0.1.0"}, "knows no shadow"),
+        (wanted, {"floor": 7}, "nothing below version 7"),
+        (wanted, {"denied": [shipped.sha256]}, "sent it away before"),
+    ]
+    for release, heartbeat, word in table:
+        conn.execute("UPDATE device SET heartbeat = %s WHERE device_id = %s", (json.dumps(heartbeat), DEVICES[0]))
+        device = next(each for each in rows.fleet(conn) if each.device_id == DEVICES[0])
+        said = misfit(release, device)
+        assert (said is None) if word is None else (said is not None and word in said), heartbeat
+    release = fleet.release(2)
+    conn.execute("UPDATE device SET heartbeat = %s WHERE device_id = %s", (json.dumps({"floor": 7}), DEVICES[0]))
+    plan = rollouts.preview(conn, release, "100%")
+    assert plan.left_out == {DEVICES[0]: "takes nothing below version 7"}
+    assert plan.waves == [list(DEVICES[1:])]
+
+
+def test_what_shows_nothing_about_a_release_is_no_harm(fleet: Fleet) -> None:
+    release = fleet.release(2)
+    rollout = fleet.roll_out(release, "2,3")
+    fleet.turn()
+    one, two = sorted(fleet.ordered(release))
+    fleet.says(one, Step.ROLLED_BACK, running=a_bundle(1).ref, why=Evidence(cause=Cause.TIMEOUT))
+    fleet.says(two, Step.ACTIVE)
+    fleet.turn()
+    assert fleet.state(rollout) == "running"
+    assert fleet.ordered(release) == set(DEVICES)  # the next wave has begun
+    fleet.says(DEVICES[3], Step.INCONSISTENT, why=Evidence(cause=Cause.NO_WAY_BACK))
+    fleet.turn()
+    assert fleet.state(rollout) == "stopped"
+
+
+def test_the_floor_rises_and_nothing_below_is_sent_or_gone_back_to(fleet: Fleet) -> None:
+    second, third = fleet.release(2), fleet.release(3)
+    for release in (second, third):
+        fleet.roll_out(release, "100%")
+        fleet.turn()
+        for device in DEVICES[:4] if release is third else DEVICES:
+            fleet.says(device, Step.ACTIVE)
+        fleet.turn(later_s=RULES.deadline_s + 1)
+    with fleet.pool.connection() as conn:
+        with pytest.raises(Refused, match="no approved release"):
+            floors.raise_to(conn, 4, "")
+        raised = floors.raise_to(conn, 3, "2 leaks")
+        with pytest.raises(Refused, match="never falls"):
+            floors.raise_to(conn, 3, "")
+        with pytest.raises(Refused, match="below the floor 3"):
+            rollouts.preview(conn, second, "100%")
+        assert [each.outcome for each in decisions.listing(conn, "floor")] == ["raised"]
+    assert raised.told == list(DEVICES[:4])
+    assert raised.later == {DEVICES[4]: f"runs {second.name} 2, which is below"}
+    fleet.turn()
+    for device in DEVICES[:4]:
+        order = fleet.order(device)
+        assert order is not None
+        assert (order.floor, order.mode, order.model.version) == (3, "rollback", 3)
+    with pytest.raises(Refused, match="no way back"), fleet.pool.connection() as conn:
+        rollouts.go_back(conn, third, "it cries")
+    fourth = fleet.release(4)
+    fleet.roll_out(fourth, "1,4")
+    fleet.turn()
+    (first,) = fleet.ordered(fourth)
+    fleet.says(first, Step.ROLLED_BACK, running=third_ref(third), reason="alarms")
+    fleet.turn()  # harm, and the way back is to the third, never below
+    assert {order.model.version for device in DEVICES if (order := fleet.order(device))} <= {2, 3}
+    order = fleet.order(first)
+    assert order is not None
+    assert (order.model.version, order.floor) == (3, 3)
+
+
+def third_ref(row: BundleRow) -> ModelRef:
+    return ModelRef(name=row.name, version=row.version, sha256=row.sha256)
+
+
+def test_a_challenger_goes_to_the_shadow_in_waves_and_its_reports_add_up(fleet: Fleet) -> None:
+    release = fleet.release(2)
+    with fleet.pool.connection() as conn:
+        rollout = rollouts.start(conn, rollouts.preview(conn, release, "1,4", mode="shadow"))
+    fleet.turn()
+    (first,) = fleet.ordered(release)
+    order = fleet.order(first)
+    assert order is not None
+    assert order.mode == "shadow"
+    fleet.says(first, Step.SHADOW, running=a_bundle(1).ref)
+    fleet.turn()
+    assert fleet.ordered(release) == set(DEVICES)
+    for device in DEVICES:
+        fleet.says(device, Step.SHADOW, running=a_bundle(1).ref)
+    fleet.turn()
+    assert fleet.state(rollout) == "done"
+    pairs = Paired()
+    for score in (0.2, 0.4, 0.9):
+        pairs.add(score, 0.2, score > 0.5, False)
+    with fleet.pool.connection() as conn:
+        for device in DEVICES:
+            report = ShadowReport(
+                trace_id=new_trace_id(),
+                made_at=fleet.now,
+                assignment=1,
+                rollout=rollout,
+                asset=device.split(".")[1],
+                champion=a_bundle(1).ref,
+                challenger=order.model,
+                windows=10,
+                scores=pairs.take(),
+                cpu_s=0.5,
+                wall_s=100.0,
+                cpu_share_cap=0.05,
+            )
+            for _ in range(2):  # told twice, counted once
+                reports.insert(conn, device, report, fleet.now)
+        (entry,) = shadows.summary(reports.of_rollout(conn, rollout))
+    assert (entry["devices"], entry["windows"], entry["scored"], entry["only_challenger_over"]) == (5, 50, 15, 5)
+    assert entry["mean_difference"] == pytest.approx(0.3)
+    assert entry["cpu_share"] == pytest.approx(0.005)
+    assert "15 of 50 windows on 5 assets" in shadows.words(entry)
 
 
 def test_one_server_leads(fleet: Fleet, tmp_path: Path) -> None:
