@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
-from edge_agent import sensors
+from edge_agent import sensors, systemd
 from edge_agent.annotate import KEEP, Journal
 from edge_agent.attachments import Attachments
 from edge_agent.clock import Clock
@@ -34,6 +34,7 @@ from edge_agent.rollout.examine import examine
 from edge_agent.rollout.report import for_heartbeat, for_status
 from edge_agent.sensors.silence import Silence
 from edge_agent.uplink import Uplink
+from edge_agent.vitals import Pulse, Vitals, no_pulse
 from models import lifeline
 from models.baseline import shipped
 from models.bundle.files import BadBundle, Bundle, unpack
@@ -64,6 +65,7 @@ class Agent:
         self._outbox = Outbox(config.state_dir / "outbox.db", config.outbox, self.clock.at_least)
         self.journal = Journal(self._outbox)
         self.health = Health(config.heartbeat_s, self.clock)
+        self._vitals = Vitals(self.clock)
         self._sources = {a.id: sensors.open_source(a.id, a.settings, a.resample, config.broker) for a in config.asset}
         self._blocks: queue.Queue[tuple[str, sensors.Block | None]] = queue.Queue(BLOCKS)
         self._silences = {
@@ -120,6 +122,7 @@ class Agent:
         self._start("rollout", self.rollout.loop)
         if self._uplink:
             self._start("uplink", self._uplink.loop)
+        systemd.notify(systemd.READY, f"STATUS={self._line()}")
         try:
             self._work(readers)
         finally:
@@ -184,6 +187,10 @@ class Agent:
             self.detector.flush()
             self._look_for_silence()
             self._beat()
+            if part := self._vitals.look(self._line):
+                self._failed = f"{part} has made no progress for too long"
+                log.error("a part stands still", extra={"part": part})
+                return
 
     def _pick_up_alarms(self) -> None:
         """Alarms that were open when the agent ended: a machine's goes on under its id, a recording's is over."""
@@ -195,8 +202,8 @@ class Agent:
             if pipeline is None or self._sources[asset].ends or not pipeline.resume(episode.event):
                 self._put([episode.event.model_copy(update={"phase": Phase.CLEARED, "made_at": self.clock.now()})])
 
-    def _read(self, asset: Asset) -> None:
-        """A source's thread."""
+    def _read(self, asset: Asset, _pulse: Pulse) -> None:
+        """A source's thread. It may wait long for its machine: that it is silent is for `_look_for_silence` to tell."""
         source = self._sources[asset.id]
         for block in source.blocks():
             while not self.stopping.is_set():
@@ -263,10 +270,13 @@ class Agent:
         spec = asset.window or bundle.manifest.window or default_window(source.rate_hz)
         return Pipeline(asset, source.signals, spec, self.config.state_dir / "references", self.clock)
 
-    def _start(self, name: str, loop: Callable[[], None]) -> threading.Thread:
+    def _start(self, name: str, loop: Callable[[Pulse], None]) -> threading.Thread:
+        pulse = no_pulse if name.startswith("source-") else self._vitals.pulse(name)
+
         def guarded() -> None:
             try:
-                loop()
+                loop(pulse)
+                self._vitals.over(name)
             except Exception as exc:  # whatever it is: the process must not go on half alive
                 log.exception("a part has died", extra={"part": name})
                 self._failed = f"{name} has died: {exc}"
@@ -276,7 +286,14 @@ class Agent:
         thread.start()
         return thread
 
+    def _line(self) -> str:
+        """For `systemctl status`."""
+        assets = self.detector.health()
+        alarms = sum(asset.alarm for asset in assets.values())
+        return f"{len(assets)} machines, {alarms} in alarm, {sum(self._outbox.waiting().values())} records wait"
+
     def _close(self, page: PageServer | None) -> None:
+        systemd.notify(systemd.STOPPING)
         self.stopping.set()
         for source in self._sources.values():
             source.stop()

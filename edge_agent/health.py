@@ -6,6 +6,7 @@ import math
 import resource
 import sys
 from collections import Counter
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -23,6 +24,7 @@ class Health:
         self._began = clock.monotonic()
         self._due = -math.inf
         self.boot = new_epoch()
+        agent_version()  # read from disk now: later there may be no file descriptor for it
         self.counters: Counter[str] = Counter()
 
     @property
@@ -65,6 +67,7 @@ class Health:
         )
 
 
+@cache
 def agent_version() -> str:
     try:
         return version("pdm-loop")

@@ -25,6 +25,7 @@ from edge_agent.config import Broker
 from edge_agent.errors import AgentError
 from edge_agent.outbox import PRIORITY, Outbox
 from edge_agent.tls import bear_dead_clock
+from edge_agent.vitals import Pulse, no_pulse
 from models.bundle.signing import NotTrusted, PublicKeys
 from models.contract import topics
 from models.contract.base import Stream
@@ -87,7 +88,7 @@ class Uplink:
         """Everything that waits, now: what was sent is not waited for any longer. From any thread."""
         self._queue("send_again", None)
 
-    def loop(self) -> None:
+    def loop(self, pulse: Pulse = no_pulse) -> None:
         """Until `stop`. Raises AgentError if the network thread has died."""
         self._client.connect_async(
             self._broker.host,
@@ -99,6 +100,7 @@ class Uplink:
         self._client.loop_start()
         try:
             while not self._stop.is_set():
+                pulse()
                 self._handle_inbox()
                 if self.connected:
                     self._send()
@@ -127,6 +129,7 @@ class Uplink:
         client.max_queued_messages_set(WINDOW * 2)
         client.reconnect_delay_set(min_delay=1 + round(random.random()), max_delay=60)  # noqa: S311 - spreads a herd
         client.on_connect = lambda _c, _u, _f, code, properties: self._queue("connect", (code, properties))
+        client.on_connect_fail = lambda _c, _u: self._queue("connect_fail", None)
         client.on_disconnect = lambda _c, _u, _f, code, _p: self._queue("disconnect", code)
         client.on_publish = lambda _c, _u, mid, code, _p: self._queue("publish", (mid, code))
         client.on_message = lambda _c, _u, message: self._queue("message", (message.topic, bytes(message.payload)))
@@ -167,6 +170,9 @@ class Uplink:
         # A new connection: what was under way may be lost with the old one, or come twice. The server drops the second.
         self._forget_sent()
         log.info("connected to the broker", extra={"host": self._broker.host, "port": self._broker.port})
+
+    def _on_connect_fail(self, _: None) -> None:
+        self._counters["connections_failed"] += 1
 
     def _on_disconnect(self, code: Any) -> None:
         if self.connected:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
+import logging
 import math
 import statistics
 import time
@@ -27,6 +29,8 @@ from models.contract.messages import (
 from models.contract.release import Cause
 from models.contract.signals import Signal, WindowSpec
 from models.scoring import Scored, Scorer
+
+log = logging.getLogger(__name__)
 
 N_DRIVERS: Final = 5
 FIT: Final = Cause.FIT
@@ -99,11 +103,13 @@ class Judge:
         self.reference = selfref.fit(np.array(self._learned), self._selection, self._overlap)
         self._learned.clear()
         if self._file:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self._file.with_suffix(".tmp.npz")
-            np.savez(temporary, **self.reference._asdict())
-            write_whole(self._file, temporary.read_bytes())
-            temporary.unlink()
+            whole = io.BytesIO()
+            np.savez(whole, **self.reference._asdict())
+            try:
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                write_whole(self._file, whole.getvalue())
+            except OSError as exc:  # the disk is full: this run knows what is normal, the next one learns it again
+                log.error("what is normal is not on disk", extra={"reason": str(exc)})
 
     def see(self, vector: NDArray[np.float64]) -> Seen:
         """Score one window and move the episode along."""

@@ -9,8 +9,18 @@ import uvicorn
 from starlette.applications import Starlette
 
 from edge_agent.errors import AgentError
+from edge_agent.vitals import Pulse, no_pulse
 
 log = logging.getLogger(__name__)
+
+
+class _Server(uvicorn.Server):
+    pulse: Pulse = staticmethod(no_pulse)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Ten times a second, by the loop that answers."""
+        self.pulse()
+        return await super().on_tick(counter)
 
 
 class PageServer:
@@ -31,10 +41,13 @@ class PageServer:
                 raise AgentError(f"the page can not listen on {host}: {exc.strerror}") from exc
             log.warning("page on another port", extra={"wanted": port, "reason": taken.strerror})
         self.url = f"http://{host}:{self._socket.getsockname()[1]}"
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off"))
+        # Without descriptors asyncio logs and tries anew once for each place in the backlog, so that is short.
+        config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", backlog=8)
+        self._server = _Server(config)
 
-    def loop(self) -> None:
+    def loop(self, pulse: Pulse = no_pulse) -> None:
         """Until `stop`."""
+        self._server.pulse = pulse
         self._server.run(sockets=[self._socket])
 
     def stop(self) -> None:

@@ -22,6 +22,7 @@ from edge_agent.rollout.record import Record
 from edge_agent.rollout.slots import Slots
 from edge_agent.rollout.steps import STEPS, Event
 from edge_agent.rollout.trial import Sentence, sentence
+from edge_agent.vitals import Pulse, no_pulse
 from models.bundle.files import BadBundle, Bundle
 from models.bundle.signing import NotTrusted, PublicKeys
 from models.contract.base import ModelRef
@@ -142,9 +143,10 @@ class Rollout:
         except queue.Full:
             self._refused += 1
 
-    def loop(self) -> None:
+    def loop(self, pulse: Pulse = no_pulse) -> None:
         """Until `stop`."""
         while not self._stop.is_set():
+            pulse()
             try:
                 message: Offer | Chunk | None = self._inbox.get(timeout=0.1)
             except queue.Empty:
