@@ -29,8 +29,8 @@ from edge_agent.health import Health
 from edge_agent.outbox import Outbox
 from edge_agent.page import Desk, PageServer, make_app
 from edge_agent.people import People, check_pin, hash_pin
-from edge_agent.rollout import Rollout
 from edge_agent.rollout.examine import examine
+from edge_agent.rollout.machine import Rollout
 from edge_agent.rollout.report import for_heartbeat, for_status
 from edge_agent.sensors.silence import Silence
 from edge_agent.uplink import Uplink

@@ -58,6 +58,10 @@ class BundleStore:
         except OSError:
             return False
 
+    def list(self) -> list[str]:
+        """The hashes of all that is there, as their names say."""
+        return sorted(path.stem for path in self._folder.glob("*.bundle"))
+
     def keep_only(self, wanted: Iterable[str]) -> None:
         names = {self._path(sha256).name for sha256 in wanted}
         for path in self._folder.glob("*.bundle"):

@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 from edge_agent import config as settings
 from edge_agent.errors import AgentError
+from edge_agent.rollout import commands as model_commands
 from models import logs
 from models.contract.labels import FaultKind, Severity, Verdict
 from models.form.invitation import add_invitation, invitation, invitation_text, people_text
@@ -33,6 +34,7 @@ def status(args: argparse.Namespace) -> int:
     """Show what runs here and what waits, also while the agent is stopped."""
     from edge_agent.bundles import Memory
     from edge_agent.outbox import Outbox
+    from edge_agent.rollout.report import for_status
 
     config = settings.load(args.config)
     memory, outbox = Memory(config.state_dir), Outbox(config.state_dir / "outbox.db", config.outbox)
@@ -42,9 +44,8 @@ def status(args: argparse.Namespace) -> int:
         "page": _page(config.state_dir),
         "current": memory.get("current"),
         "previous": memory.get("previous"),
-        "step": memory.get("step", "active"),
+        **{name: value for name, value in for_status(memory).items() if args.json or not isinstance(value, dict)},
         "assignment": memory.get("sequence", 0),
-        "floor": memory.get("floor", 0),
         "waiting": {stream.value: n for stream, n in outbox.waiting().items()},
     }
     print(json.dumps(shown) if args.json else "\n".join(f"{name:12} {_plain(value)}" for name, value in shown.items()))
@@ -153,19 +154,6 @@ def people(args: argparse.Namespace) -> int:
     return 0
 
 
-def rollback(args: argparse.Namespace) -> int:
-    """Return to the bundle that ran before, without a network; the one left is not taken again on this device."""
-    from edge_agent.bundles import Memory
-
-    config = settings.load(args.config)
-    memory = Memory(config.state_dir)
-    if memory.get("previous") in (None, memory.get("current")) and memory.get("step") != "trial":
-        raise AgentError("there is no bundle before the one that runs")
-    memory.set(go_back=args.reason)  # on disk: a running agent does it at once, a stopped one when it starts
-    print("the agent goes back now" if _runs(config.state_dir) else "the agent goes back when it starts")
-    return 0
-
-
 def evaluate(args: argparse.Namespace) -> int:
     """Replay labelled recordings through the same path as run, and print how good the alarms are."""
     from edge_agent import evaluate as station
@@ -227,7 +215,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("people", people)
     sub.add_argument("--revoke", metavar="PERSON", help="the pseudonym: p-...")
     sub.add_argument("--json", action="store_true")
-    command("rollback", rollback).add_argument("--reason", default="somebody at the device asked for it")
+    model_commands.add_commands(commands)
     sub = command("evaluate", evaluate)
     sub.add_argument("--bundle", type=Path, help="default: the configured one, else the shipped baseline")
     sub.add_argument("--json", action="store_true")

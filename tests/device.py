@@ -9,7 +9,7 @@ from typing import Any
 from edge_agent.bundles import Memory
 from edge_agent.clock import Clock
 from edge_agent.errors import BundleRejected
-from edge_agent.rollout import Rollout
+from edge_agent.rollout.machine import Rollout
 from models.bundle.files import Bundle
 from models.bundle.signing import PublicKeys, SigningKey
 from models.contract.messages import Assignment, Body, Chunk, RolloutStatus, Step, TrialReport

@@ -29,7 +29,9 @@ def overview(agent: Shown, journal: Journal, assets: dict[str, AssetHealth]) -> 
         f'<li><span class="name">{name}</span><strong>{n:,}</strong><span class="more">{escape(more)}</span></li>'
         for name, n, more in stations
     )
-    return f"""<ul class="stations">{tiles}</ul>
+    switch = s["switch"]
+    problem = f'<p class="bad" role="alert">Model: {escape(switch["problem"])}</p>' if switch["problem"] else ""
+    return f"""<ul class="stations">{tiles}</ul>{problem}
 <h2>Machines</h2><div class="cards">{"".join(_card(name, a) for name, a in assets.items())}</div>
 <h2>Alarms</h2>{_alarms(journal)}"""
 

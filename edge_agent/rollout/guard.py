@@ -10,6 +10,7 @@ from typing import Final
 
 from edge_agent.bundles import Memory
 from edge_agent.clock import Clock
+from models.contract.release import Cause, Evidence
 
 CALM_S: Final = 3600.0  # so long without a switch or a fall, and both are forgotten
 SETTLE_S: Final = 600.0  # a bundle that ran so long in one go is not blamed for falls any more
@@ -47,10 +48,15 @@ class Guard:
         """True: the agent fell again and again, and this bundle has never run for long."""
         return self.falls >= MAX_FALLS and sha256 not in self._memory.get("settled", [])
 
-    def killed(self, sha256: str) -> int:
-        """The agent fell while this release was checked, in shadow or on trial: how often so far."""
-        self._memory.set(kills=lambda kills: {**(kills or {}), sha256: (kills or {}).get(sha256, 0) + 1})
-        return int(self._memory.get("kills")[sha256])
+    def after(self, sha256: str, fell: bool, where: str) -> tuple[str, Evidence]:
+        """What a restart says of the release that was `where` then: in words, and as a cause."""
+        if fell:
+            self._memory.set(kills=lambda kills: {**(kills or {}), sha256: (kills or {}).get(sha256, 0) + 1})
+        kills = (self._memory.get("kills") or {}).get(sha256, 0)
+        cause, reason = Cause.RESTART, f"the agent was restarted while it was {where}"
+        if fell and kills >= MAX_KILLS:
+            cause, reason = Cause.KILLED, f"the agent was killed {kills} times while it was {where}"
+        return reason, Evidence(cause=cause, after=kills, allowed=MAX_KILLS - 1, unit="kills")
 
     def switched(self) -> None:
         """A model was taken up or sent away."""

@@ -16,7 +16,7 @@ from edge_agent.clock import SYSTEM, Clock
 from edge_agent.errors import BundleRejected
 from edge_agent.rollout.download import FETCH_TRIES, Download
 from edge_agent.rollout.engine import Engine, Examine
-from edge_agent.rollout.guard import MAX_KILLS, Guard
+from edge_agent.rollout.guard import Guard
 from edge_agent.rollout.offers import Gatekeeper, forbidden
 from edge_agent.rollout.record import Record
 from edge_agent.rollout.slots import Slots
@@ -110,22 +110,13 @@ class Rollout:
         return bundle
 
     def _trial_cut_short(self, fell: bool, go_back: str | None) -> None:
-        sha256 = self._sha256
-        kills = self._guard.killed(sha256) if fell else 0
-        if go_back:
-            cause, reason = Cause.PERSON, go_back
-        elif kills >= MAX_KILLS:
-            cause, reason = Cause.KILLED, f"the agent was killed {kills} times while it was on trial"
-        else:
-            cause, reason = Cause.RESTART, "the agent was restarted during the trial"
-        why = Evidence(cause=cause, after=kills, allowed=MAX_KILLS - 1, unit="kills")
-        self._take(Event.RESTARTED, reason, why, go_back=None, **_denied(sha256, reason, cause))
+        found = self._guard.after(self._sha256, fell, "on trial")
+        reason, why = (go_back, Evidence(cause=Cause.PERSON)) if go_back else found
+        self._take(Event.RESTARTED, reason, why, go_back=None, **_denied(self._sha256, reason, why.cause))
 
     def _shadow_again(self, fell: bool) -> None:
-        kills = self._guard.killed(self._sha256) if fell else 0
-        if kills >= MAX_KILLS:
-            reason = f"the agent was killed {kills} times while it was in shadow"
-            why = Evidence(cause=Cause.KILLED, after=kills, allowed=MAX_KILLS - 1, unit="kills")
+        reason, why = self._guard.after(self._sha256, fell, "in shadow")
+        if why.cause is Cause.KILLED:
             self._take(Event.WORSE, reason, why, **_denied(self._sha256, reason))
             return
         assert self.assignment
@@ -181,6 +172,8 @@ class Rollout:
             self._set_right()
         if go_back := self.memory.get("go_back"):
             self.go_back(go_back)
+        if install := self.memory.get("install"):
+            self._install(install)
         if self.step is Step.OFFERED and not self._guard.wait_s():
             self._accept()
         if self.step is Step.FETCHING:
@@ -216,8 +209,7 @@ class Rollout:
             return
         if assignment.sequence <= self.memory.get("sequence", 0):
             return  # a retained offer comes again with each connection
-        if self.step in (Step.TRIAL, Step.SHADOW, Step.FETCHING, Step.OFFERED):
-            self._take(Event.SUPERSEDED, "a newer assignment came", Cause.SUPERSEDED)
+        self._supersede("a newer assignment came")
         self._begin(
             assignment,
             approval.size,
@@ -225,6 +217,23 @@ class Rollout:
             barred=lambda known: sorted({*(known or []), *assignment.barred}),
             local=False,
         )
+
+    def _install(self, wanted: dict[str, Any]) -> None:
+        """A file that somebody at the device brought. It takes the place of whatever is on its way."""
+        try:
+            bundle = self.store.load(wanted["sha256"])
+            self._gate.admit(bundle.ref, wanted["approval"], self._slots.baseline.ref)
+        except (BundleRejected, NotTrusted) as exc:
+            log.warning("file not installed", extra={"reason": str(exc)})
+            self.memory.set(install=None)
+            return
+        self._supersede("somebody at the device brought another")
+        assignment = self._gate.local_order(bundle, self.memory, self._clock.now())
+        self._begin(assignment, len(bundle.data), local=True, install=None)
+
+    def _supersede(self, reason: str) -> None:
+        if self.step in (Step.TRIAL, Step.SHADOW, Step.FETCHING, Step.OFFERED):
+            self._take(Event.SUPERSEDED, reason, Cause.SUPERSEDED)
 
     def _begin(self, assignment: Assignment, size: int, **values: Any) -> None:
         """At the first step with it, or at once at the last."""
@@ -265,6 +274,9 @@ class Rollout:
         if checks >= MAX_CHECKS:
             reason = f"the agent ended {checks} times while it checked this release"
             self._take(Event.REFUSED, reason, Cause.KILLED)
+            return
+        if assignment.model.sha256 in self.memory.get("failed", []):
+            self._take(Event.REFUSED, "it was denied at the device", Cause.DENIED)
             return
         self.memory.set(checks=checks + 1)
         try:
@@ -308,6 +320,9 @@ class Rollout:
         assert assignment
         if failure := self._engine.shadow_failure():
             self._take(Event.WORSE, failure, Cause.CANARY)
+            return
+        if assignment.model.sha256 in self.memory.get("failed", []):
+            self._take(Event.WORSE, "it was denied at the device", Cause.DENIED)
             return
         spent = self._clock.monotonic() - self._began
         if self.memory.get("shadow_s", 0) + spent >= assignment.shadow.seconds:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
 from edge_agent.bundles import Memory
 from models.baseline import keys as baseline_keys
-from models.bundle.files import MAX_BUNDLE
+from models.bundle.files import MAX_BUNDLE, Bundle
 from models.bundle.signing import NotTrusted, PublicKeys
 from models.contract.base import ModelRef
 from models.contract.messages import Approval, Assignment, Offer, Signed
@@ -15,14 +20,14 @@ class Gatekeeper:
     """The keys of those who approve and of the server."""
 
     def __init__(self, device: str, approvers: PublicKeys | None, server: PublicKeys | None) -> None:
-        self._device, self._approvers, self._server = device, approvers, server
+        self.device, self._approvers, self._server = device, approvers, server
 
     def opened(self, offer: Offer, baseline: ModelRef) -> tuple[Assignment, Approval]:
         """Both documents, signed by whom they must be and about the same bytes. Raises NotTrusted."""
         if self._server is None or self._approvers is None:
             raise NotTrusted("no keys are configured, so nobody may send releases")
         assignment = self._server.open(Assignment, offer.assignment)
-        if assignment.device != self._device:
+        if assignment.device != self.device:
             raise NotTrusted(f"the assignment is for {assignment.device}")
         approval = self.approval(offer.approval, baseline)
         if approval.model != assignment.model or approval.size != assignment.size:
@@ -42,9 +47,32 @@ class Gatekeeper:
                 raise
             return approval
 
-    @property
-    def has_approvers(self) -> bool:
-        return self._approvers is not None
+    def admit(self, model: ModelRef, signed: Any, baseline: ModelRef) -> None:
+        """A file that somebody brought to the device. Without approvers' keys whoever is there decides.
+
+        Raises:
+            NotTrusted: approvers are configured, and this is not what enough of them signed.
+        """
+        if self._approvers is None:
+            return
+        try:
+            approval = self.approval(Signed.model_validate(signed), baseline)
+        except ValidationError as exc:
+            raise NotTrusted("there is no approval with it") from exc
+        if approval.model != model:
+            raise NotTrusted(f"the approval is about {approval.model.name} {approval.model.version}")
+
+    def local_order(self, bundle: Bundle, memory: Memory, at: datetime) -> Assignment:
+        """As if the server had ordered it, with a sequence that counts for nothing."""
+        return Assignment(
+            device=self.device,
+            sequence=max(memory.get("sequence", 0), 1),
+            mode="trial",
+            model=bundle.ref,
+            size=len(bundle.data),
+            floor=max(memory.get("floor", 0), 1),
+            issued_at=at,
+        )
 
 
 def forbidden(assignment: Assignment, size: int, memory: Memory) -> tuple[str, Cause] | None:

@@ -9,7 +9,7 @@ from typing import Any, Final
 from edge_agent.bundles import Memory
 from models.bundle.manifest import MAX_OPSET
 from models.contract.features import FEATURE_SET
-from models.contract.release import Capabilities, Step
+from models.contract.release import Capabilities, Evidence, Step
 
 MODES: Final = ("trial", "rollback", "shadow")
 MOST_DENIED: Final = 50  # in a heartbeat: the rest is refused all the same
@@ -44,9 +44,11 @@ def problem_of(memory: Memory, problem: str = "") -> str:
 def for_status(memory: Memory) -> dict[str, Any]:
     """The last step with its reason and numbers, for people and scripts at the device."""
     last = memory.get("last") or {}
+    evidence = Evidence.model_validate(last["evidence"]).words() if last.get("evidence") else ""
     return {
         "step": memory.get("step", Step.ACTIVE.value),
         "reason": last.get("reason", ""),
+        "numbers": evidence,
         "evidence": last.get("evidence"),
         "report": last.get("report"),
         "problem": problem_of(memory),

@@ -22,6 +22,7 @@ from fleet_server.store.pool import Connection, connect
 from fleet_server.store.rollouts import RolloutRow
 from models.bundle.signing import PublicKeys, SigningKey
 from models.contract.messages import Signed
+from models.contract.release import Evidence
 
 Commands = Any  # argparse's own type for sub-commands is private
 Leaf = Callable[[argparse.Namespace, Config, Connection], dict[str, Any]]
@@ -292,11 +293,8 @@ def _rollout_view(conn: Connection, row: RolloutRow, config: Config) -> dict[str
 
 def _numbers(evidence: dict[str, Any] | None) -> str:
     """Before, after and what was allowed, where a device gave them."""
-    if not evidence or evidence.get("after") is None:
-        return ""
-    before = "" if evidence.get("before") is None else f"{evidence['before']:.4g} -> "
-    allowed = "" if evidence.get("allowed") is None else f", {evidence['allowed']:.4g} allowed"
-    return f" [{evidence['cause']}: {before}{evidence['after']:.4g}{allowed} {evidence.get('unit', '')}".rstrip() + "]"
+    words = Evidence.model_validate(evidence).words() if evidence else ""
+    return f" [{words}]" if words else ""
 
 
 def _view(row: BundleRow) -> dict[str, Any]:

@@ -53,6 +53,8 @@ def state(row: DeviceRow, now: datetime) -> str:
         return "new"
     if any(asset.get("alarm") for asset in row.heartbeat.get("assets", {}).values()):
         return "alarm"
+    if row.step == "inconsistent":
+        return "inconsistent"
     return "trial" if row.step in ("fetching", "checking", "trial") else "ok"
 
 

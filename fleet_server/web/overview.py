@@ -117,7 +117,7 @@ def _devices(facts: Facts) -> str:
             chip(state(row, facts.at)),
             escape(", ".join(row.assets)) or "-",
             f"{escape(row.model_name or '')} {row.model_version}" if row.model_version else "-",
-            chip(row.step) if row.step else "-",
+            (chip(row.step) if row.step else "-") + _problem(row),
             "-" if row.waiting is None else f"{row.waiting:,}",
             _ago(facts.at, row.last_seen),
         )
@@ -125,6 +125,12 @@ def _devices(facts: Facts) -> str:
     ]
     head = ("Device", "State", "Machines", "Runs", "Release", "Waiting#", "Last seen#")
     return "<h2>Devices</h2>" + table(head, rows, "No device has spoken yet. They appear with their first message.")
+
+
+def _problem(row: DeviceRow) -> str:
+    """What keeps its model from being changed as it should, in its own words."""
+    words = (row.heartbeat or {}).get("switch_problem")
+    return f' <span class="soft">{escape(str(words))}</span>' if words else ""
 
 
 def _alarms(facts: Facts) -> str:

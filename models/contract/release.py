@@ -47,6 +47,7 @@ class Cause(enum.StrEnum):
     PERSON = "person"  # somebody at the device
     GRAPH = "graph"  # not on the allow-list
     CANARY = "canary"  # golden scores missed, or the check ran out of time or memory
+    UNTRUSTED = "untrusted"  # a file without the approval it needs
     FIT = "fit"  # not for this device: signals, windows, features, runtime
     UNUSABLE = "unusable"  # its file is gone or was altered
     FETCH = "fetch"
@@ -65,6 +66,14 @@ class Evidence(Message):
     after: float | None = None
     allowed: float | None = None
     unit: Annotated[Text, Field(max_length=40)] = ""
+
+    def words(self) -> str:
+        """For people, as far as there are numbers; else ""."""
+        if self.after is None:
+            return ""
+        before = "" if self.before is None else f"{self.before:.4g} -> "
+        allowed = "" if self.allowed is None else f", {self.allowed:.4g} allowed"
+        return f"{self.cause}: {before}{self.after:.4g}{allowed} {self.unit}".rstrip()
 
 
 class TrialReport(Message):

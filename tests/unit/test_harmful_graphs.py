@@ -14,8 +14,8 @@ import pytest
 from onnx import onnx_ml_pb2
 
 from edge_agent.errors import BundleRejected
-from edge_agent.rollout import Rollout
 from edge_agent.rollout.examine import examine
+from edge_agent.rollout.machine import Rollout
 from models.baseline import shipped
 from models.bundle import graph
 from models.bundle.files import BadBundle, Bundle, unpack

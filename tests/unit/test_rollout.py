@@ -19,8 +19,8 @@ from edge_agent.bundles import BundleStore
 from edge_agent.clock import Clock
 from edge_agent.config import Asset
 from edge_agent.detect import Detector, Pipeline
-from edge_agent.rollout import Rollout
 from edge_agent.rollout.download import FETCH_TRIES, Download
+from edge_agent.rollout.machine import Rollout
 from edge_agent.rollout.steps import STEPS, Event
 from edge_agent.rollout.trial import harm
 from models.bundle.files import Bundle
