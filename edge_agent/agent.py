@@ -26,7 +26,7 @@ from edge_agent.detect import Detector, Pipeline
 from edge_agent.errors import AgentError, AlreadyRunning, BundleRejected
 from edge_agent.files import write_whole
 from edge_agent.health import Health
-from edge_agent.outbox import Outbox
+from edge_agent.outbox import Outbox, Writer
 from edge_agent.page import Desk, PageServer, make_app
 from edge_agent.people import People, check_pin, hash_pin
 from edge_agent.rollout.examine import examine
@@ -39,6 +39,7 @@ from models import lifeline
 from models.baseline import shipped
 from models.bundle.files import BadBundle, Bundle, unpack
 from models.bundle.signing import NotTrusted, PublicKeys
+from models.contract.base import Stream
 from models.contract.commands import FormNews, RequestReport, SendAgain
 from models.contract.ids import new_trace_id
 from models.contract.messages import AlarmEvent, Body, FaultOfSensor, Phase, SensorFault
@@ -48,6 +49,7 @@ from models.windows import default_window
 log = logging.getLogger(__name__)
 
 BLOCKS: Final = 32  # between a source and the detector; a recording waits, a machine's source drops and counts
+FLUSH_S: Final = 5.0  # at the end, for what is not on disk yet
 AWAY_S: Final = 2.0  # between two turns of the main loop: it was stopped, or the machine slept
 
 
@@ -63,9 +65,10 @@ class Agent:
         self.clock = Clock(config.state_dir)
         # Ages go by the time that has surely passed: a clock that leaps a year ahead evicts nothing.
         self._outbox = Outbox(config.state_dir / "outbox.db", config.outbox, self.clock.at_least)
-        self.journal = Journal(self._outbox)
         self.health = Health(config.heartbeat_s, self.clock)
         self._vitals = Vitals(self.clock)
+        self._writer = Writer(self._outbox, self.health.counters, self._told, config.outbox.memory_bytes)
+        self.journal = Journal(self._outbox, self._writer.put)
         self._sources = {a.id: sensors.open_source(a.id, a.settings, a.resample, config.broker) for a in config.asset}
         self._blocks: queue.Queue[tuple[str, sensors.Block | None]] = queue.Queue(BLOCKS)
         self._silences = {
@@ -119,6 +122,7 @@ class Agent:
             self._tell(f"page: {page.url}/")
             write_whole(self.config.state_dir / "page.json", json.dumps({"url": page.url}).encode())
         readers = [self._start(f"source-{a.id}", partial(self._read, a)) for a in self.config.asset]
+        self._start("writer", self._writer.loop)
         self._start("rollout", self.rollout.loop)
         if self._uplink:
             self._start("uplink", self._uplink.loop)
@@ -206,6 +210,8 @@ class Agent:
         """A source's thread. It may wait long for its machine: that it is silent is for `_look_for_silence` to tell."""
         source = self._sources[asset.id]
         for block in source.blocks():
+            while source.ends and self._writer.crowded and not self.stopping.wait(0.01):
+                pass  # a recording waits for the disk, a machine does not
             while not self.stopping.is_set():
                 try:
                     self._blocks.put((asset.id, block), timeout=0.2)
@@ -240,6 +246,11 @@ class Agent:
     def _beat(self, force: bool = False) -> None:
         if not self.health.due and not force:
             return
+        self.health.asked()
+        self._writer.put_made(Stream.HEALTH, self._heartbeat)
+
+    def _heartbeat(self) -> list[Body]:
+        """Made in the writer's thread, just before it is written: its counts are those of the moment."""
         self.health.counters["offers_refused"] = self.rollout.refused_offers
         beat = self.health.beat(
             self.rollout.running,
@@ -249,8 +260,8 @@ class Agent:
             self.detector.health(),
             self.detector.latencies(),
         )
-        switch = for_heartbeat(self.rollout.memory, self.rollout.problem)
-        self._outbox.put([beat.model_copy(update=switch)])
+        disk = {"ended": self._outbox.ended(), "storage": self._outbox.storage(self._writer.buffered)}
+        return [beat.model_copy(update=disk | for_heartbeat(self.rollout.memory, self.rollout.problem))]
 
     def _fetch(self, sha256: str, indexes: tuple[int, ...]) -> None:
         if self._uplink:
@@ -259,6 +270,9 @@ class Agent:
     def _put(self, bodies: Sequence[Body]) -> None:
         quality = self.clock.quality
         self.journal.put([body.model_copy(update={"time_quality": quality}) for body in bodies])
+
+    def _told(self, bodies: Sequence[Body]) -> None:
+        """On disk now, or as much as there can be."""
         for body in bodies:
             if line := tell(body):
                 self._tell(line)
@@ -300,13 +314,15 @@ class Agent:
         self.detector.flush(force=True)
         self._beat(force=True)
         self.rollout.stop(clean=self._failed is None)
+        self._writer.flush(FLUSH_S)
         if self._uplink:
             self._uplink.stop()
         if page:
             page.stop()
         self.clock.close()
+        self._writer.stop()
         for thread in threading.enumerate():
-            if thread.name.startswith(("source-", "rollout", "uplink", "page")):
+            if thread.name.startswith(("source-", "rollout", "uplink", "page", "writer")):
                 thread.join(3.0)
 
 

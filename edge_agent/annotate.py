@@ -6,7 +6,7 @@ Both live in the outbox's file, so that an annotation and the record that it was
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Literal, NamedTuple
 from uuid import UUID
@@ -31,6 +31,7 @@ CREATE TABLE IF NOT EXISTS episode (
 );
 """
 
+Write = Callable[[Sequence[Body], Callable[[sqlite3.Connection], object] | None], object]
 Taken = Literal["new", "again", "conflict"]
 
 
@@ -61,8 +62,9 @@ class Episode(NamedTuple):
 class Journal:
     """What was alarmed and what was said about it, on this device."""
 
-    def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
+    def __init__(self, outbox: Outbox, write: Write | None = None) -> None:
+        """`write`: instead of the outbox's own `put`, for those who must not wait for the disk."""
+        self._outbox, self._write = outbox, write or outbox.put
         self._db = sqlite3.connect(outbox.path, timeout=30, isolation_level=None, check_same_thread=False)
         self._db.executescript(_SCHEMA)
         there = {name for _, name, *_ in self._db.execute("PRAGMA table_info(said)")}
@@ -76,7 +78,7 @@ class Journal:
     def put(self, bodies: Sequence[Body]) -> None:
         """Into the outbox, and alarms into the journal with it."""
         alarms = [body for body in bodies if isinstance(body, AlarmEvent)]
-        self._outbox.put(bodies, within=(lambda db: _note(db, alarms)) if alarms else None)
+        self._write(bodies, (lambda db: _note(db, alarms)) if alarms else None)
 
     def take(self, annotation: Annotation) -> Taken:
         """Confirm an annotation once: the same again is no second one, and the same id with other words is refused."""

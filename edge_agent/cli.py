@@ -37,7 +37,7 @@ def status(args: argparse.Namespace) -> int:
     from edge_agent.rollout.report import for_status
 
     config = settings.load(args.config)
-    memory, outbox = Memory(config.state_dir), Outbox(config.state_dir / "outbox.db", config.outbox)
+    memory, outbox = Memory(config.state_dir), Outbox(config.state_dir / "outbox.db", config.outbox, owner=False)
     shown = {
         "device": config.device,
         "agent": "running" if _runs(config.state_dir) else "stopped",
@@ -57,7 +57,7 @@ def outbox(args: argparse.Namespace) -> int:
     from edge_agent.outbox import Outbox
 
     config = settings.load(args.config)
-    counts = Outbox(config.state_dir / "outbox.db", config.outbox).counts()
+    counts = Outbox(config.state_dir / "outbox.db", config.outbox, owner=False).counts()
     rows: dict[str, dict[str, Any]] = {
         stream.value: {
             "produced": c.produced,
@@ -87,7 +87,7 @@ def annotate(args: argparse.Namespace) -> int:
     from models.contract.messages import Annotation
 
     config = settings.load(args.config)
-    journal = Journal(Outbox(config.state_dir / "outbox.db", config.outbox))
+    journal = Journal(Outbox(config.state_dir / "outbox.db", config.outbox, owner=False))
     episode = journal.episode(args.event) if args.event else None
     if args.event and episode is None:
         raise AgentError(f"there is no alarm {args.event} on this device")

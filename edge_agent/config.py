@@ -29,11 +29,21 @@ class Trust(Settings):
     server_keys: tuple[FilePath, ...] = ()
 
 
+WhenFull = Literal["drop_oldest", "drop_newest"]
+
+
 class OutboxRoom(Settings):
     """How much is kept while the server can not be reached, in bytes, and for how long, in hours.
 
     Each class has its own room, so telemetry never pushes out an alarm; annotations are never evicted. Attachments are
     not either: one for which there is no room is not taken, and stays on the phone.
+
+    total_bytes: of the file with its log; short of them, or of disk, the lowest class gives way first.
+    ballast_bytes: a file to throw off when the disk is full, so that there is room to make room. 0: none.
+    memory_bytes: what waits for a slow disk, or for one that takes nothing.
+    sync: "full": every record survives a power cut; "urgent": alarms and annotations do, the rest survives a killed
+        process; "normal": all survive a killed process, a power cut may cost the last seconds.
+    key_file: encrypts the records on the disk (AES-256-GCM).
     """
 
     raw_bytes: int = 64 * 2**20
@@ -45,6 +55,15 @@ class OutboxRoom(Settings):
     telemetry_hours: float = 24 * 14
     health_hours: float = 24 * 7
     alarm_hours: float = 24 * 365
+    raw_when_full: WhenFull = "drop_oldest"
+    telemetry_when_full: WhenFull = "drop_oldest"
+    health_when_full: WhenFull = "drop_oldest"
+    alarm_when_full: WhenFull = "drop_oldest"
+    total_bytes: Annotated[int, Field(ge=2**20)] = 768 * 2**20
+    ballast_bytes: Annotated[int, Field(ge=0)] = 4 * 2**20
+    memory_bytes: Annotated[int, Field(ge=2**16)] = 8 * 2**20
+    sync: Literal["full", "urgent", "normal"] = "full"
+    key_file: FilePath | None = None
 
 
 class Form(Settings):

@@ -4,6 +4,8 @@ AgentError
 ├── BadConfig        the configuration file; names every mistake
 ├── AlreadyRunning   another agent has this state folder
 ├── OutboxFailed     the outbox can not promise what it must
+│   ├── DiskTrouble      the disk takes nothing now; it may later
+│   └── OutboxDamaged    its file is; the next start sets it aside and begins a new one
 ├── AttachmentRefused  a photo or sound is not taken
 ├── BundleRejected   a model was refused; the running one is untouched
 ├── CommandRefused   a command of the server's is not done, and why
@@ -30,6 +32,18 @@ class AlreadyRunning(AgentError):
 
 class OutboxFailed(AgentError):
     """The outbox's file can not be used."""
+
+
+class DiskTrouble(OutboxFailed):
+    """Nothing can be written now. `kind` is full, read-only, failing or busy."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"disk {kind}: {text}")
+        self.kind = kind
+
+
+class OutboxDamaged(OutboxFailed):
+    """The outbox's file is damaged; the next start sets it aside."""
 
 
 class BundleRejected(AgentError):

@@ -31,6 +31,10 @@ class Health:
     def due(self) -> bool:
         return self._clock.monotonic() >= self._due
 
+    def asked(self) -> None:
+        """A heartbeat is on its way: the next one is due `every_s` from now."""
+        self._due = self._clock.monotonic() + self._every_s
+
     def ask(self) -> None:
         """Somebody wants to know now."""
         self._due = 0.0
@@ -44,8 +48,7 @@ class Health:
         assets: dict[str, AssetHealth],
         latencies: tuple[float, float] | None,
     ) -> Heartbeat:
-        """The next heartbeat; the one after it is due `every_s` from now."""
-        self._due = self._clock.monotonic() + self._every_s
+        """How it is now."""
         return Heartbeat(
             trace_id=new_trace_id(),
             made_at=self._clock.now(),

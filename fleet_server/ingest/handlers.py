@@ -29,6 +29,7 @@ from fleet_server.store.ledger import Key
 from fleet_server.store.pool import Connection
 from fleet_server.store.telemetry import Prediction, Sample
 from models.contract.alarms import AlarmAction, Maintenance, Suppression
+from models.contract.base import Stream
 from models.contract.codec import Unreadable
 from models.contract.messages import (
     AlarmEvent,
@@ -41,10 +42,12 @@ from models.contract.messages import (
     ScoredWindows,
     SensorFault,
     ShadowReport,
+    StreamCount,
 )
 from models.contract.people import AttachmentPiece, Feedback
 
 AHEAD: Final = timedelta(minutes=5)
+LAST_WORD: Final = 2**53  # beyond every heartbeat's number: what became of an outbox is told when it has ended
 FIRST_YEAR: Final = 2000  # a device that has never heard of the time starts in 1970
 UNHEARD: Final = timedelta(days=30)  # an agent may have run for so long before the server first heard of it
 
@@ -144,19 +147,26 @@ def suppression(batch: Batch, key: Key, body: Suppression) -> None:
 
 
 def heartbeat(batch: Batch, key: Key, body: Heartbeat) -> None:
-    for stream, count in body.outbox.items():
-        for low, high in (*count.waiting, *(r for ranges in count.evicted.values() for r in ranges)):
-            if low > high:
-                raise Unreadable(f"outbox.{stream}: the range {low} to {high} ends before it begins")
+    counts = {epoch: _counts(outbox) for epoch, outbox in {key.epoch: body.outbox, **body.ended}.items()}
     devices.log_heartbeat(batch.conn, key.device, body, batch.at)
-    counts = {stream.value: count.model_dump(mode="json") for stream, count in body.outbox.items()}
-    first = devices.set_outbox(batch.conn, key.device, key.epoch, key.seq, counts, batch.at)
+    for epoch in body.ended:
+        devices.set_outbox(batch.conn, key.device, epoch, LAST_WORD, counts[epoch], batch.at)
+    first = devices.set_outbox(batch.conn, key.device, key.epoch, key.seq, counts[key.epoch], batch.at)
     if first is None:
         return
     if first:
         devices.set_epoch(batch.conn, key.device, key.epoch)
     if devices.set_running(batch.conn, key.device, key.epoch, key.seq, body.running, body.step, body.assignment):
         devices.set_heartbeat(batch.conn, key.device, key.epoch, body)
+
+
+def _counts(outbox: dict[Stream, StreamCount]) -> dict[str, Any]:
+    """As they are stored. Raises Unreadable."""
+    for stream, count in outbox.items():
+        for low, high in (*count.waiting, *(r for ranges in count.evicted.values() for r in ranges)):
+            if low > high:
+                raise Unreadable(f"outbox.{stream}: the range {low} to {high} ends before it begins")
+    return {stream.value: count.model_dump(mode="json") for stream, count in outbox.items()}
 
 
 def rollout_status(batch: Batch, key: Key, body: RolloutStatus) -> None:

@@ -140,6 +140,16 @@ class StreamCount(Message):
     waiting_bytes: Annotated[int, Field(ge=0)] = 0
 
 
+class StorageHealth(Message):
+    """The disk under the outbox. short: it is full, the lowest class gives way; unusable: nothing can be written."""
+
+    state: Literal["ok", "short", "unusable"] = "ok"
+    reason: Annotated[Text, Field(max_length=300)] = ""
+    free_bytes: Annotated[int, Field(ge=0)] = 0
+    used_bytes: Annotated[int, Field(ge=0)] = 0  # by the outbox, with its log
+    buffered: Annotated[int, Field(ge=0)] = 0  # records in memory only
+
+
 class AssetHealth(Message):
     """How one asset's source is doing."""
 
@@ -182,6 +192,8 @@ class Heartbeat(Body):
     step: Step
     assignment: Annotated[int, Field(ge=0)] = 0  # the sequence of the last assignment taken
     outbox: dict[Stream, StreamCount]
+    ended: dict[Epoch, dict[Stream, StreamCount]] = Field(default_factory=dict)  # outboxes before this one
+    storage: StorageHealth | None = None
     assets: dict[AssetId, AssetHealth] = Field(default_factory=dict)
     latency_us_p50: float | None = None
     latency_us_p99: float | None = None

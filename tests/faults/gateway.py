@@ -139,7 +139,7 @@ class Gateway:
 
     def counts(self) -> dict[Stream, StreamCount]:
         """The outbox's own account. Opens the file for as long as it takes."""
-        outbox = Outbox(self.state / "outbox.db")
+        outbox = Outbox(self.state / "outbox.db", owner=False)
         try:
             return outbox.counts()
         finally:
