@@ -23,7 +23,7 @@ demo: $(VENV)/.ready-demo
 	@$(PY) -m simulators demo $(if $(ONCE),--once)
 
 test: $(VENV)/.ready
-	@$(PY) -m pytest -n $(JOBS) $(ARGS)
+	@PYTHONHASHSEED=0 $(PY) -m pytest -n $(JOBS) $(ARGS) # the seed: workers must find the same tests in the same order
 
 faults: $(VENV)/.ready
 	@$(PY) -m tests.faults $(if $(BROKEN),--broken) $(if $(ONLY),--only $(ONLY)) $(if $(N),--number $(N)) $(if $(SEED),--seed $(SEED)) $(ARGS)
