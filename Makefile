@@ -22,8 +22,9 @@ help:
 demo: $(VENV)/.ready-demo
 	@$(PY) -m simulators demo $(if $(ONCE),--once)
 
+# The fixed seed: workers must find the same tests in the same order.
 test: $(VENV)/.ready
-	@PYTHONHASHSEED=0 $(PY) -m pytest -n $(JOBS) $(ARGS) # the seed: workers must find the same tests in the same order
+	@PYTHONHASHSEED=0 $(PY) -m pytest -n $(JOBS) $(ARGS)
 
 faults: $(VENV)/.ready
 	@$(PY) -m tests.faults $(if $(BROKEN),--broken) $(if $(ONLY),--only $(ONLY)) $(if $(N),--number $(N)) $(if $(SEED),--seed $(SEED)) $(ARGS)

@@ -119,7 +119,8 @@ def piece(conn: Connection[Any], sha256: str, offset: int, n: int) -> bytes | No
 
 
 def next_version(conn: Connection[Any], name: str) -> int:
-    """Never 1, which is the shipped baseline, and never one that a run has taken already."""
+    """Never 1, which is the shipped baseline, and never one that a run has taken, or that a device says it runs: a
+    database that was restored from a backup must not give a number to other bytes."""
     version: int | None = (
         conn.cursor(row_factory=scalar_row)
         .execute(
@@ -127,7 +128,8 @@ def next_version(conn: Connection[Any], name: str) -> int:
             SELECT greatest(
                 2,
                 (SELECT coalesce(max(version), 0) + 1 FROM bundle WHERE name = %(name)s),
-                (SELECT coalesce(max(version), 0) + 1 FROM training_run WHERE model = %(name)s)
+                (SELECT coalesce(max(version), 0) + 1 FROM training_run WHERE model = %(name)s),
+                (SELECT coalesce(max(model_version), 0) + 1 FROM device WHERE model_name = %(name)s)
             )
             """,
             {"name": name},

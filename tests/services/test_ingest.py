@@ -43,6 +43,7 @@ from models.contract.messages import (
 from simulators.embedded.broker import Broker
 from simulators.embedded.postgres import EmbeddedPostgres
 from tests import builders, support
+from tests.faults.figures import Measured, Scale
 from tests.services.conftest import Client
 from tests.services.station import Device, ServerProcess, Station, now, query, value
 from tests.support import eventually
@@ -550,13 +551,14 @@ def test_killed_at_any_step_of_storing_there_is_no_receipt_without_a_row(
     assert server.stop() == 0
 
 
+@pytest.mark.timeout(900)
 def test_killed_at_random_there_is_no_receipt_without_a_row(
-    server: ServerProcess, own_broker: Broker, connect: Connect
+    server: ServerProcess, own_broker: Broker, connect: Connect, scale: Scale, measured: Measured
 ) -> None:
-    dice = random.Random(11)
+    kills, dice = scale.times(3, 100), scale.dice("server")
     device = Device("plant1.gw1", connect(own_broker), server.key)
     made = 0
-    for _ in range(3):
+    for _ in range(kills):
         server.start()
         for _ in range(dice.randrange(20, 200)):
             device.make(builders.an_event())
@@ -569,6 +571,12 @@ def test_killed_at_random_there_is_no_receipt_without_a_row(
     device.deliver()
     assert value(server.dsn, "SELECT count(*) FROM event") == made
     assert value(server.dsn, "SELECT count(*) FROM ledger WHERE stream = 'alarm'") == made
+    measured(
+        "D1",
+        f"server kill -9 x {kills}",
+        "no receipt without a row",
+        f"{made} records in {kills} kills: each stored once",
+    )
 
 
 def test_nothing_is_stored_twice_by_servers_side_by_side(plain_database: str) -> None:

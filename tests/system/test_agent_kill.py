@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import statistics
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -21,13 +22,14 @@ from edge_agent.outbox import Outbox
 from models.contract.base import Stream
 from models.contract.messages import AlarmEvent, Annotation
 from simulators.embedded.broker import Broker
-from simulators.embedded.processes import http_ready
+from simulators.embedded.processes import Process, http_ready
 from tests.builders import Fleet, an_annotation
-from tests.faults import ledger
+from tests.faults import ledger, limits
 from tests.faults.figures import Measured, Scale
 from tests.faults.gateway import Gateway
 from tests.receiver import Receiver
 from tests.support import eventually
+from tests.system.conftest import MakeGateway, connected, say, settled
 
 
 @pytest.fixture
@@ -83,6 +85,40 @@ def delivered(receiver: Receiver, outbox: Outbox) -> bool:
     """What people wait for is stored to the last record, and nothing is missing anywhere."""
     ledger.assert_delivered(receiver, outbox.counts())
     return True
+
+
+HOG = """
+open("/proc/self/oom_score_adj", "w").write("-900")
+taken = []
+while True:
+    taken.append(b"x" * 2**20)
+"""
+
+
+@pytest.mark.timeout(300)
+def test_killed_by_the_kernel_for_memory(
+    tmp_path: Path, broker: Broker, receiver: Receiver, make_gateway: MakeGateway, scale: Scale, measured: Measured
+) -> None:
+    """Another program in its group takes all of it, and the kernel takes the agent."""
+    kills = scale.times(1, 10)
+    with limits.memory(400) as launch:
+        gateway = make_gateway(broker.port, launch=launch)
+        for _ in range(kills):
+            gateway.start()
+            connected(gateway, receiver)
+            Path(f"/proc/{gateway.process.pid}/oom_score_adj").write_text("1000")
+            say(gateway)
+            hog = Process("hog", [*launch, sys.executable, "-c", HOG], log=tmp_path / "hog.log")
+            hog.start()
+            try:
+                eventually(lambda: gateway.process.returncode is not None, timeout=60, message=hog.tail())
+            finally:
+                hog.kill()
+            assert gateway.process.returncode == -signal.SIGKILL
+        gateway.start()
+        account = settled(receiver, gateway)
+        gateway.kill()
+    measured("A8", f"killed by the kernel for memory, {kills} times", "as A1", account)
 
 
 def test_gone_soon_after_a_signal(gateway: Gateway, receiver: Receiver) -> None:
