@@ -151,6 +151,9 @@ def _alarms(facts: Facts) -> str:
     return "<h2>Alarms</h2>" + table(head, rows, "No alarm yet.")
 
 
+_MODES = {"rollback": "Return to", "shadow": "In shadow:", "floor": "New floor, staying on"}
+
+
 def _rollouts(facts: Facts) -> str:
     cards = []
     for row in facts.rollouts:
@@ -166,7 +169,7 @@ def _rollouts(facts: Facts) -> str:
             f"<ul>{''.join(chips)}</ul></div>"
             for number, chips in sorted(waves.items())
         )
-        what = "Return to" if row["mode"] == "rollback" else "Rollout of"
+        what = _MODES.get(row["mode"], "Rollout of")
         reason = f'<p class="soft">{escape(row["reason"])}</p>' if row["reason"] else ""
         cards.append(
             f'<article class="card"><h3>{what} {escape(row["name"])} {row["version"]} {chip(row["state"])}</h3>'
