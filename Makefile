@@ -14,7 +14,7 @@ help:
 	@echo "make faults       every row of docs/faults.md at full length: hours; ONLY=A3 N=50 SEED=7 make it shorter"
 	@echo "make faults BROKEN=1   each fault test fails with a program that is broken on purpose"
 	@echo "make unit         the tests that need no server: seconds"
-	@echo "make bench        speed of kernels and ingest; ONLY=name runs one"
+	@echo "make bench        speed of kernels and ingest, memory and start of the agent; ONLY=name runs one"
 	@echo "make lint         style, types, who may import whom"
 	@echo "make edge         the edge extra alone, installed into an empty environment, runs"
 	@echo "make clean        removes what these made, except $(VENV)"
