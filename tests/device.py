@@ -28,6 +28,7 @@ class FakeEngine:
         self.runs: Bundle | None = None
         self.tries: Bundle | None = None
         self.shadows: Bundle | None = None
+        self.bad_windows = 0
         self.failure: str | None = None
         self.shown = report(0)
         self.order: Assignment | None = None  # of the shadow
@@ -51,6 +52,9 @@ class FakeEngine:
 
     def running(self) -> frozenset[str]:
         return frozenset({self.runs.sha256} if self.runs else ())
+
+    def bad_in_a_row(self) -> int:
+        return self.bad_windows
 
     def shadow(self, bundle: Bundle, order: Assignment) -> None:
         self.shadows, self.order = bundle, order

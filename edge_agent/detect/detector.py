@@ -115,6 +115,10 @@ class Detector:
         with self._lock:
             return frozenset(p.current.scorer.bundle.sha256 for p in self.pipelines.values() if p.current)
 
+    def bad_in_a_row(self) -> int:
+        with self._lock:
+            return max((p.current.bad for p in self.pipelines.values() if p.current), default=0)
+
     def try_out(self, bundle: Bundle) -> None:
         scorer = Scorer(bundle)
         judges = {asset: p.judge(scorer) for asset, p in self.pipelines.items()}

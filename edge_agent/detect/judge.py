@@ -68,6 +68,7 @@ class Judge:
         self._recent: deque[float] = deque(maxlen=self.rule.smooth)
         self._over = self._under = 0
         self.open = False
+        self.bad = 0  # windows in a row without a score that is a number
         self._selection = selfref.select(names, spec.rate_hz)
         self._overlap = max(1.0, spec.n_samples / spec.hop)
         self._learned: list[NDArray[np.float64]] = []
@@ -119,6 +120,7 @@ class Judge:
             scored = self.scorer.score(inputs, self.reference)
         except Exception:  # onnxruntime's errors have no common base; a model that fails must not take the agent down
             scored = Scored(math.nan, None, {})
+        self.bad = 0 if math.isfinite(scored.score) else self.bad + 1
         self._recent.append(scored.score if math.isfinite(scored.score) else 0.0)
         smooth = statistics.median(self._recent) if len(self._recent) > 1 else self._recent[0]
         over = smooth >= self.rule.raise_at

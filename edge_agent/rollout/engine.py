@@ -21,6 +21,9 @@ class Engine(Protocol):
     def running(self) -> frozenset[str]:
         """The hashes of what scores now: one, if all is well."""
 
+    def bad_in_a_row(self) -> int:
+        """How many of the last windows of an asset got no score that is a number; of the worst asset."""
+
     def try_out(self, bundle: Bundle) -> None:
         """Score with this one, beside the one that runs."""
 

@@ -14,6 +14,7 @@ from typing import Any, Final
 from edge_agent.bundles import BundleStore, Memory
 from edge_agent.clock import SYSTEM, Clock
 from edge_agent.errors import BundleRejected
+from edge_agent.rollout.check import Checker
 from edge_agent.rollout.download import FETCH_TRIES, Download
 from edge_agent.rollout.engine import Engine, Examine
 from edge_agent.rollout.guard import Guard
@@ -23,7 +24,7 @@ from edge_agent.rollout.slots import Slots
 from edge_agent.rollout.steps import STEPS, Event
 from edge_agent.rollout.trial import Sentence, sentence
 from edge_agent.vitals import Pulse, no_pulse
-from models.bundle.files import BadBundle, Bundle
+from models.bundle.files import Bundle
 from models.bundle.signing import NotTrusted, PublicKeys
 from models.contract.base import ModelRef
 from models.contract.messages import Assignment, Body, Chunk, Offer, TrialReport
@@ -31,7 +32,7 @@ from models.contract.release import Cause, Evidence, Step
 
 log = logging.getLogger(__name__)
 
-MAX_CHECKS: Final = 2  # begun and not ended: a release whose check takes the agent down must not do so for ever
+MAX_BAD: Final = 20  # windows in a row without a score that is a number: then what runs is left, verified or not
 SHADOW_NOTE_S: Final = 60.0  # how often the time spent in shadow is noted
 _NO_BLAME: Final = frozenset({Cause.SUPERSEDED, Cause.TIMEOUT, Cause.RESTART})
 
@@ -51,11 +52,12 @@ class Rollout:
         clock: Clock = SYSTEM,
         examine: Examine = lambda bundle, give_up: None,
     ) -> None:
-        self._engine, self._examine, self._clock = engine, examine, clock
+        self._engine, self._clock = engine, clock
         self.store, self.memory = BundleStore(state_dir / "bundles"), Memory(state_dir)
         self._gate = Gatekeeper(device, approvers, server)
         self._guard = Guard(self.memory, clock)
         self._record = Record(self.memory, put, clock)
+        self._checker = Checker(self.store, self.memory, engine, examine)
         self._download = Download(state_dir / "parts", self.store, fetch, clock)
         self._refused = 0
         self._inbox: queue.Queue[Offer | Chunk] = queue.Queue(maxsize=64)
@@ -170,6 +172,8 @@ class Rollout:
         self._guard.turn(self.running.sha256)
         if self._engine.running() != {self.running.sha256}:
             self._set_right()
+        if self.step is not Step.TRIAL and (bad := self._engine.bad_in_a_row()) >= MAX_BAD:
+            self._leave_broken(bad)
         if go_back := self.memory.get("go_back"):
             self.go_back(go_back)
         if install := self.memory.get("install"):
@@ -197,6 +201,12 @@ class Rollout:
             self._write(Step.INCONSISTENT, f"{found} scores instead", Cause.RUNNING_HASH)
         elif self.step is Step.TRIAL:
             self._take(Event.WORSE, f"{found} scored during the trial instead", Cause.RUNNING_HASH)
+
+    def _leave_broken(self, bad: int) -> None:
+        """What was verified gives no scores any more. The baseline stays: there is nothing behind it."""
+        if self.running != self._slots.baseline.ref:
+            evidence = Evidence(cause=Cause.NOT_FINITE, after=bad, allowed=MAX_BAD - 1, unit="windows in a row")
+            self.go_back(f"no score that is a number for {bad} windows in a row", evidence)
 
     # -- offered ------------------------------------------------------------------------------------------------
 
@@ -269,25 +279,11 @@ class Rollout:
             self._take(Event.LATE, f"it did not come in {assignment.fetch_seconds:g} s", Cause.TIMEOUT)
 
     def _check(self) -> None:
-        assignment, checks = self.assignment, self.memory.get("checks", 0)
+        assignment = self.assignment
         assert assignment
-        if checks >= MAX_CHECKS:
-            reason = f"the agent ended {checks} times while it checked this release"
-            self._take(Event.REFUSED, reason, Cause.KILLED)
-            return
-        if assignment.model.sha256 in self.memory.get("failed", []):
-            self._take(Event.REFUSED, "it was denied at the device", Cause.DENIED)
-            return
-        self.memory.set(checks=checks + 1)
         try:
-            bundle = self.store.load(assignment.model.sha256)
-            if bundle.ref != assignment.model:
-                raise BundleRejected(bundle.ref.name, "it is not the version it was approved as")
-            verified = bundle.sha256 in self.memory.get("verified", [])
-            if not verified:
-                self._examine(bundle, self._stop.is_set)
-            self._engine.check(bundle)
-        except (BundleRejected, BadBundle) as exc:
+            bundle, verified = self._checker.look(assignment, self._stop.is_set)
+        except BundleRejected as exc:
             if not self._stop.is_set():
                 self._refuse(exc)
             return
@@ -301,11 +297,10 @@ class Rollout:
             self._began, self._sentence = self._clock.monotonic(), None
             self._engine.try_out(bundle)
 
-    def _refuse(self, exc: BundleRejected | BadBundle) -> None:
+    def _refuse(self, exc: BundleRejected) -> None:
         """Not this one. Where it was the way away from what must not run, go the one this device knows."""
-        cause = exc.cause if isinstance(exc, BundleRejected) else Cause.UNUSABLE
         must_leave = not self._slots.may_run(self.running.sha256) and self.running != self._slots.baseline.ref
-        self._take(Event.REFUSED, str(exc), cause)
+        self._take(Event.REFUSED, str(exc), exc.cause)
         if must_leave:
             self.go_back(f"it must not run, and the way back that was ordered is closed: {exc}", Cause.BARRED)
 
@@ -371,7 +366,7 @@ class Rollout:
 
     # -- back ---------------------------------------------------------------------------------------------------
 
-    def go_back(self, reason: str, why: Cause = Cause.PERSON) -> ModelRef:
+    def go_back(self, reason: str, why: Cause | Evidence = Cause.PERSON) -> ModelRef:
         """Return to the bundle before, at once and without a network; the one left is not taken again."""
         if self.step is Step.TRIAL:  # the one before still runs: only the candidate goes
             self._take(Event.SUPERSEDED, reason, why, go_back=None, **_denied(self._sha256, reason))

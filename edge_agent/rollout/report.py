@@ -12,7 +12,7 @@ from models.contract.features import FEATURE_SET
 from models.contract.release import Capabilities, Evidence, Step
 
 MODES: Final = ("trial", "rollback", "shadow")
-MOST_DENIED: Final = 50  # in a heartbeat: the rest is refused all the same
+MOST_DENIED: Final = 10  # in a heartbeat: the rest is refused all the same
 
 
 @cache

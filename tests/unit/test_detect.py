@@ -246,6 +246,14 @@ def test_a_still_machine_and_one_that_starts_learning_with_nan_do_not_stop_the_a
 # Trials
 
 
+def test_windows_without_a_number_in_a_row_are_counted() -> None:
+    machine = Machine(a_bundle_that_turns_nan())
+    machine.run(LOUD, 4)
+    assert machine.detector.bad_in_a_row() == 4
+    machine.run(QUIET, 1)
+    assert machine.detector.bad_in_a_row() == 0
+
+
 def test_both_models_score_the_same_windows_and_either_may_alarm() -> None:
     machine = Machine(a_bundle(1))
     machine.run(QUIET, 10)

@@ -13,6 +13,7 @@ from edge_agent.config import Asset
 from edge_agent.detect import Detector, Pipeline
 from edge_agent.errors import BundleRejected
 from edge_agent.rollout.guard import CALM_S, FIRST_WAIT_S, MAX_FALLS, MAX_SWITCHES, SETTLE_S
+from edge_agent.rollout.machine import MAX_BAD
 from models.contract.messages import Body, RolloutStatus, ScoredWindows, ShadowReport, Step, TrialLimits
 from models.contract.release import Cause, ShadowLimits
 from models.paired import mean_difference
@@ -207,6 +208,16 @@ def test_another_bundle_that_scores_than_should_is_put_right(device: Device) -> 
     device.engine.runs = OLD
     device.rollout.turn()
     assert (device.step, cause(device)) == (Step.INCONSISTENT, Cause.RUNNING_HASH)
+
+
+def test_a_verified_model_that_stops_giving_numbers_is_left(device: Device) -> None:
+    device.verify(NEW)
+    device.engine.bad_windows = MAX_BAD
+    device.rollout.turn()
+    assert (device.engine.runs, device.step, cause(device)) == (OLD, Step.ROLLED_BACK, Cause.NOT_FINITE)
+    said = len(device.said)
+    device.rollout.turn()  # the baseline has nothing behind it
+    assert (device.engine.runs, len(device.said)) == (OLD, said)
 
 
 # Shadow
