@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -12,6 +14,7 @@ from uuid import UUID, uuid4
 
 from edge_agent import config as settings
 from edge_agent.errors import AgentError
+from edge_agent.operate import commands as operate_commands
 from edge_agent.rollout import commands as model_commands
 from models import logs
 from models.contract.labels import FaultKind, Severity, Verdict
@@ -26,8 +29,18 @@ def start(args: argparse.Namespace) -> int:
     from edge_agent.agent import Agent  # the kernels and the runtime load here, and for no other command
 
     config = settings.load(args.config)
-    logs.set_up(config.log_level)
-    return Agent(config, once=args.once, tell=lambda line: print(line, flush=True)).run()
+    try:
+        logs.set_up(config.log_level, config.log.format, config.log.file, config.log.max_bytes, config.log.keep)
+    except OSError as exc:
+        raise AgentError(f"log.file: {exc}") from exc
+    return Agent(config, once=args.once, tell=_tell(config)).run()
+
+
+def _tell(config: settings.Config) -> Callable[[str], None]:
+    """Where people read: the terminal; or the log, where that is for programs."""
+    if config.log.format == "json":
+        return logging.getLogger("edge_agent").info
+    return lambda line: print(logs.one_line(line), flush=True)
 
 
 def status(args: argparse.Namespace) -> int:
@@ -216,6 +229,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--revoke", metavar="PERSON", help="the pseudonym: p-...")
     sub.add_argument("--json", action="store_true")
     model_commands.add_commands(commands)
+    operate_commands.add_commands(commands, lambda state_dir: (_runs(state_dir), _page(state_dir)))
     sub = command("evaluate", evaluate)
     sub.add_argument("--bundle", type=Path, help="default: the configured one, else the shipped baseline")
     sub.add_argument("--json", action="store_true")

@@ -15,7 +15,7 @@ from edge_agent import sensors
 from edge_agent.errors import BadConfig
 from edge_agent.sensors.channel import Resample
 from edge_agent.settings import Broker as Broker
-from edge_agent.settings import FilePath, Settings
+from edge_agent.settings import FilePath, InputFile, Settings
 from models.contract.base import AssetId, DeviceId, Text
 from models.contract.signals import WindowSpec
 from models.form.signin import OPEN_TO_ALL, is_loopback
@@ -24,9 +24,9 @@ from models.form.signin import OPEN_TO_ALL, is_loopback
 class Trust(Settings):
     """Whose word counts: the approvers' keys and the server's, as PEM files."""
 
-    approval_keys: tuple[FilePath, ...] = ()
+    approval_keys: tuple[InputFile, ...] = ()
     approval_threshold: Annotated[int, Field(ge=1)] = 1
-    server_keys: tuple[FilePath, ...] = ()
+    server_keys: tuple[InputFile, ...] = ()
 
 
 WhenFull = Literal["drop_oldest", "drop_newest"]
@@ -63,7 +63,7 @@ class OutboxRoom(Settings):
     ballast_bytes: Annotated[int, Field(ge=0)] = 4 * 2**20
     memory_bytes: Annotated[int, Field(ge=2**16)] = 8 * 2**20
     sync: Literal["full", "urgent", "normal"] = "full"
-    key_file: FilePath | None = None
+    key_file: InputFile | None = None
 
 
 class Form(Settings):
@@ -79,6 +79,15 @@ class Form(Settings):
         if self.port >= 0 and self.sign_in == "none" and not is_loopback(self.host):
             raise ValueError(OPEN_TO_ALL.format(host=self.host, program="edge-agent"))
         return self
+
+
+class Log(Settings):
+    """Without `file` lines go to standard error, for the journal to keep and to cap."""
+
+    format: Literal["text", "json"] = "text"
+    file: FilePath | None = None
+    max_bytes: Annotated[int, Field(ge=10_000)] = 10 * 2**20
+    keep: Annotated[int, Field(ge=1, le=100)] = 3  # older files
 
 
 class Asset(sensors.Tables):
@@ -114,12 +123,13 @@ class Asset(sensors.Tables):
 class Config(Settings):
     device: DeviceId = "local.device"
     state_dir: FilePath = Field(default=Path("agent-state"), validate_default=True)
-    baseline: FilePath | None = None  # a bundle to start with instead of the shipped one
+    baseline: InputFile | None = None  # a bundle to start with instead of the shipped one
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     heartbeat_s: Annotated[float, Field(gt=0)] = 10.0
     broker: Broker | None = None  # None: nothing is sent; everything works on the device alone
     trust: Trust = Trust()
     outbox: OutboxRoom = OutboxRoom()
+    log: Log = Log()
     form: Form = Form()
     asset: Annotated[tuple[Asset, ...], Field(min_length=1)]
 
@@ -143,5 +153,10 @@ def load(path: Path) -> Config:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise BadConfig(f"{path}: {exc}") from exc
     except ValidationError as exc:
-        mistakes = "\n".join(f"  {'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in exc.errors())
+        mistakes = "\n".join(f"  {line}" for line in lines(exc))
         raise BadConfig(f"{path}:\n{mistakes}") from exc
+
+
+def lines(exc: ValidationError) -> list[str]:
+    """Each mistake with its place."""
+    return [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in exc.errors()]

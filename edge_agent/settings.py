@@ -20,7 +20,14 @@ def _beside_file(path: Path, info: ValidationInfo) -> Path:
     return base / filled
 
 
+def _is_there(path: Path, info: ValidationInfo) -> Path:
+    if (info.context or {}).get("look") and not (path.is_file() and os.access(path, os.R_OK)):
+        raise ValueError(f"{path} is not a file that this user can read")
+    return path
+
+
 FilePath = Annotated[Path, AfterValidator(_beside_file)]
+InputFile = Annotated[FilePath, AfterValidator(_is_there)]  # must be there; looked for with {"look": True} as context
 
 
 class Settings(BaseModel):
@@ -33,10 +40,10 @@ class Broker(Settings):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 1883
     username: str | None = None
-    password_file: FilePath | None = None
-    ca: FilePath | None = None
-    certificate: FilePath | None = None
-    key: FilePath | None = None
+    password_file: InputFile | None = None
+    ca: InputFile | None = None
+    certificate: InputFile | None = None
+    key: InputFile | None = None
     keepalive_s: Annotated[int, Field(ge=5)] = 30
 
     def password(self) -> str | None:

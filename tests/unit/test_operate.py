@@ -1,0 +1,184 @@
+"""check and doctor: everything that is wrong at once, in words one can act on, and no secret among them."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from edge_agent.cli import main
+from edge_agent.clock import store_floor
+from edge_agent.config import load
+from edge_agent.operate.check import mistakes
+from edge_agent.outbox import Outbox
+from models.bundle.signing import SigningKey, public_pem
+from tests.builders import an_event
+from tests.tls import DAY, Ca
+
+SECRET = "correct-horse-battery"
+GOOD = """
+device = "plant1.gw1"
+state_dir = "state"
+[form]
+port = -1
+[[asset]]
+id = "pump1"
+source = "csv"
+[asset.csv]
+path = "recording.csv"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    rows = "\n".join(f"{i},{i % 7}" for i in range(200))
+    (tmp_path / "recording.csv").write_text(f"time,vib\n{rows}\n")
+    (tmp_path / "agent.toml").write_text(GOOD)
+    return tmp_path
+
+
+def doctor(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, dict[str, list[str]]]:
+    """Exit code, and what is not well, by part."""
+    capsys.readouterr()
+    code = main(["doctor", "--json", "--config", str(folder / "agent.toml")])
+    found: dict[str, list[str]] = {}
+    for each in json.loads(capsys.readouterr().out)["findings"]:
+        if each["state"] != "ok":
+            assert each["do"]
+            found.setdefault(each["part"], []).append(f"{each['state']}: {each['says']}")
+    return code, found
+
+
+def test_a_good_configuration_has_no_mistake(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mistakes(folder / "agent.toml") == []
+    assert main(["check", "--config", str(folder / "agent.toml")]) == 0
+    assert "no mistake" in capsys.readouterr().out
+    assert not (folder / "state").exists()  # it only looked
+
+
+def test_every_mistake_is_named_at_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "no-key.pub").write_text("this is no key")
+    (folder / "file").write_text("")
+    (folder / "agent.toml").write_text(
+        """
+device = "UPPER"
+heartbeat = 3
+state_dir = "file"
+baseline = "nowhere.bundle"
+[broker]
+port = 70000
+[trust]
+server_keys = ["no-key.pub"]
+approval_keys = ["gone.pub"]
+[outbox]
+key_file = "gone.key"
+[form]
+host = "no such host"
+port = 0
+sign_in = "enrolled"
+[[asset]]
+id = "pump1"
+source = "csv"
+[asset.csv]
+path = "gone*.csv"
+[[asset]]
+id = "pump 2"
+source = "magic"
+"""
+    )
+    assert main(["check", "--json", "--config", str(folder / "agent.toml")]) == 2
+    said = json.loads(capsys.readouterr().out)["mistakes"]
+    for place in (
+        "device: ",
+        "heartbeat: ",
+        "baseline: ",
+        "broker.port: ",
+        "trust.approval_keys.0: ",
+        "outbox.key_file: ",
+        "form.host: ",
+        "asset.0: ",
+        "asset.1.id: ",
+    ):
+        assert [line for line in said if line.startswith(place)], f"{place} is not in {said}"
+    assert len(said) == len(set(said))
+    with pytest.raises(Exception, match="device"):
+        load(folder / "agent.toml")
+
+
+def test_a_key_that_is_none_and_a_state_folder_that_is_none_are_found(folder: Path) -> None:
+    (folder / "no-key.pub").write_text("this is no key")
+    (folder / "state").write_text("")
+    (folder / "agent.toml").write_text(GOOD + '[trust]\nserver_keys = ["no-key.pub"]\n')
+    said = mistakes(folder / "agent.toml")
+    assert len(said) == 2
+    assert [line.split(":")[0] for line in said] == ["trust.server_keys", "state_dir"]
+
+
+def test_the_doctor_finds_what_is_wrong_and_says_what_to_do(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ca = Ca(folder / "ca")
+    certificate, key = ca.certificate("gw1", until=timedelta(days=9))
+    (folder / "password").write_text(SECRET)
+    (folder / "password").chmod(0o644)
+    (folder / "server.pub").write_bytes(public_pem(SigningKey.generate().public))
+    (folder / "agent.toml").write_text(
+        GOOD
+        + f"""
+[broker]
+port = 1
+ca = "{ca.path}"
+certificate = "{certificate}"
+key = "{key}"
+username = "gw1"
+password_file = "password"
+[trust]
+server_keys = ["server.pub"]
+"""
+    )
+    state = folder / "state"
+    outbox = Outbox(state / "outbox.db")
+    outbox.put([an_event()])
+    outbox.evict("alarm", 1, "oversize")  # type: ignore[arg-type]
+    outbox.close()
+    store_floor(state, time.time() + 400 * DAY.total_seconds())
+    with sqlite3.connect(state / "rollout.db") as db:
+        db.execute("CREATE TABLE memory (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
+        db.execute("INSERT INTO memory VALUES ('current', '\"%s\"')" % ("a" * 64))
+    code, found = doctor(folder, capsys)
+    assert code == 2
+    assert "127.0.0.1:1 does not answer" in found["broker"][0]
+    assert "good for 9 days" in found["certificate"][0] or "good for 8 days" in found["certificate"][0]
+    assert any("others may read" in line for line in found["keys"])
+    assert "not on this disk" in found["model"][0]
+    assert "1 by oversize" in found["outbox"][0]
+    assert found["clock"][0].startswith("look: floor")
+    assert found["agent"] == ["look: does not run"]
+
+
+def test_no_secret_is_shown(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "password").write_text(SECRET)
+    config = GOOD + '[broker]\nport = 1\nusername = "gw1"\npassword_file = "password"\n'
+    (folder / "agent.toml").write_text(config)
+    path = str(folder / "agent.toml")
+    for words in (["check"], ["doctor"], ["doctor", "--json"], ["status", "--json"], ["status"], ["clock"], ["outbox"]):
+        main([*words, "--config", path])
+    shown = capsys.readouterr()
+    assert SECRET not in shown.out + shown.err
+    assert SECRET not in repr(load(folder / "agent.toml"))
+    assert main(["run", "--once", "--config", path]) == 0
+    shown = capsys.readouterr()
+    assert SECRET not in shown.out + shown.err
+    for file in (folder / "state").rglob("*"):
+        assert file.is_dir() or SECRET.encode() not in file.read_bytes(), file
+
+
+def test_a_person_may_say_that_the_clock_is_right(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store_floor(folder / "state", time.time() + 3600) if (folder / "state").mkdir() is None else None
+    path = str(folder / "agent.toml")
+    assert main(["clock", "--json", "--config", path]) == 0
+    assert json.loads(capsys.readouterr().out)["quality"] == "floor"
+    assert main(["clock", "--json", "--accept", "--config", path]) == 0
+    assert json.loads(capsys.readouterr().out)["quality"] != "floor"
