@@ -27,7 +27,7 @@ from edge_agent.errors import AgentError, AlreadyRunning, BundleRejected
 from edge_agent.files import write_whole
 from edge_agent.health import Health
 from edge_agent.outbox import Outbox, Writer
-from edge_agent.page import Desk, PageServer, make_app
+from edge_agent.page import Desk, Serving
 from edge_agent.people import People, check_pin, hash_pin
 from edge_agent.rollout.examine import examine
 from edge_agent.rollout.machine import Rollout
@@ -79,6 +79,7 @@ class Agent:
         pipelines = [self._pipeline(asset, baseline) for asset in config.asset]
         self.detector = Detector(pipelines, self._put, self.clock)
         self._uplink: Uplink | None = None
+        self._serving: Serving | None = None
         self.rollout = Rollout(
             config.device,
             config.state_dir,
@@ -115,12 +116,13 @@ class Agent:
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self.stopping.set())
         lifeline.watch()
-        page = None
         if self.config.form.port >= 0:
-            page = PageServer(make_app(self.desk()), self.config.form.host, self.config.form.port)
-            self._start("page", page.loop)
-            self._tell(f"page: {page.url}/")
-            write_whole(self.config.state_dir / "page.json", json.dumps({"url": page.url}).encode())
+            self._serving = Serving(self.desk(), self.config.form, self.config.state_dir)
+            for server, name in zip(self._serving.servers, ("page", "page-help"), strict=False):
+                self._start(name, server.loop)
+            url = self._serving.page.url
+            self._tell(f"page: {url}/")
+            write_whole(self.config.state_dir / "page.json", json.dumps({"url": url}).encode())
         readers = [self._start(f"source-{a.id}", partial(self._read, a)) for a in self.config.asset]
         self._start("writer", self._writer.loop)
         self._start("rollout", self.rollout.loop)
@@ -130,7 +132,7 @@ class Agent:
         try:
             self._work(readers)
         finally:
-            self._close(page)
+            self._close()
         if self._failed:
             print(f"edge-agent: {self._failed}", file=sys.stderr)
             return 1
@@ -144,7 +146,7 @@ class Agent:
         if self.config.form.sign_in == "enrolled":
             people = People(self.config.state_dir / "people.db")
             sign_in = SignIn(people, timedelta(days=self.config.form.session_days), hash_pin, check_pin)
-        return Desk(self, self.journal, attachments, self.detector.health, sign_in)
+        return Desk(self, self.journal, attachments, self.detector.health, self.clock.now, sign_in)
 
     def status(self) -> dict[str, Any]:
         """What `edge-agent status` and the page show."""
@@ -191,6 +193,8 @@ class Agent:
             self.detector.flush()
             self._look_for_silence()
             self._beat()
+            if self._serving:
+                self._serving.look(self.clock.now())
             if part := self._vitals.look(self._line):
                 self._failed = f"{part} has made no progress for too long"
                 log.error("a part stands still", extra={"part": part})
@@ -306,7 +310,7 @@ class Agent:
         alarms = sum(asset.alarm for asset in assets.values())
         return f"{len(assets)} machines, {alarms} in alarm, {sum(self._outbox.waiting().values())} records wait"
 
-    def _close(self, page: PageServer | None) -> None:
+    def _close(self) -> None:
         systemd.notify(systemd.STOPPING)
         self.stopping.set()
         for source in self._sources.values():
@@ -317,8 +321,8 @@ class Agent:
         self._writer.flush(FLUSH_S)
         if self._uplink:
             self._uplink.stop()
-        if page:
-            page.stop()
+        if self._serving:
+            self._serving.stop()
         self.clock.close()
         self._writer.stop()
         for thread in threading.enumerate():

@@ -153,6 +153,32 @@ def enrol(args: argparse.Namespace) -> int:
     return 0
 
 
+def certificate(args: argparse.Namespace) -> int:
+    """Make or renew the certificate of the page, for the names in [form]; show what phones must compare."""
+    from edge_agent import certificate as station
+
+    config = settings.load(args.config)
+    if not config.form.names:
+        raise AgentError('no names: set names = ["gw7.plant.example"] in [form], as phones will call this device')
+    written = station.ensure(
+        config.state_dir, config.device, config.form.names, datetime.now(UTC), anew=args.new_authority
+    )
+    until = f"{station.ends(config.state_dir):%Y-%m-%d}"
+    shown = {
+        "names": list(config.form.names),
+        "written": written,
+        "until": until,
+        "authority": str(station.files(config.state_dir).authority),
+        "sha256": station.fingerprint(config.state_dir),
+    }
+    if args.json:
+        print(json.dumps(shown))
+        return 0
+    print(f"{'made' if written else 'there already'}, until {until}, for {', '.join(config.form.names)}")
+    print(f"authority for phones: {shown['authority']}\nSHA-256 {shown['sha256']}")
+    return 0
+
+
 def people(args: argparse.Namespace) -> int:
     """Show who may use the form, or put somebody out: every phone of theirs has to be enrolled anew."""
     from edge_agent.people import People
@@ -225,6 +251,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true")
     sub = command("enrol", enrol)
     add_invitation(sub)
+    sub = command("certificate", certificate)
+    sub.add_argument("--new-authority", action="store_true", help="another one: every phone has to install it")
+    sub.add_argument("--json", action="store_true")
     sub = command("people", people)
     sub.add_argument("--revoke", metavar="PERSON", help="the pseudonym: p-...")
     sub.add_argument("--json", action="store_true")

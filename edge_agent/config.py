@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
 from edge_agent import sensors
 from edge_agent.errors import BadConfig
@@ -66,6 +66,19 @@ class OutboxRoom(Settings):
     key_file: InputFile | None = None
 
 
+def _no_address(name: str) -> str:
+    if name.rsplit(".", 1)[-1].isdigit():
+        raise ValueError("a name, not an address: phones keep what waits on them by it, and addresses change")
+    return name
+
+
+DnsName = Annotated[
+    str,
+    StringConstraints(to_lower=True, pattern=r"^[a-z0-9]([a-z0-9.-]{0,250}[a-z0-9])?$"),
+    AfterValidator(_no_address),
+]
+
+
 class Form(Settings):
     """The agent's own page: alarms and the technician's form. Port 0 takes a free one, -1 switches it off."""
 
@@ -73,11 +86,15 @@ class Form(Settings):
     port: Annotated[int, Field(ge=-1, le=65535)] = 8078
     sign_in: Literal["none", "enrolled"] = "none"  # enrolled: by a code of `edge-agent enrol`
     session_days: Annotated[float, Field(gt=0, le=400)] = 30.0
+    names: tuple[DnsName, ...] = ()  # that phones use for this device: then its page is HTTPS, see docs/https.md
+    help_port: Annotated[int, Field(ge=-1, le=65535)] = 8079  # plain HTTP: brings the certificate to phones; -1: off
 
     @model_validator(mode="after")
     def _strangers_sign_in(self) -> Self:
         if self.port >= 0 and self.sign_in == "none" and not is_loopback(self.host):
             raise ValueError(OPEN_TO_ALL.format(host=self.host, program="edge-agent"))
+        if self.names and self.sign_in == "none":
+            raise ValueError(OPEN_TO_ALL.format(host=self.names[0], program="edge-agent"))
         return self
 
 

@@ -3,5 +3,6 @@
 from edge_agent.page.app import make_app
 from edge_agent.page.desk import Desk
 from edge_agent.page.server import PageServer
+from edge_agent.page.serving import Serving
 
-__all__ = ["Desk", "PageServer", "make_app"]
+__all__ = ["Desk", "PageServer", "Serving", "make_app"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Final
 
 from starlette.applications import Starlette
@@ -29,7 +28,7 @@ def make_app(desk: Desk) -> Starlette:
     return Starlette(
         routes=[
             *pages.routes(desk),
-            *(gate.routes(sign_in, device, _now) if sign_in else ()),
+            *(gate.routes(sign_in, device, desk.now) if sign_in else ()),
             *form_api.routes(desk),
             *uploads.routes(desk),
             Mount("/form", FormFiles()),
@@ -37,13 +36,9 @@ def make_app(desk: Desk) -> Starlette:
         ],
         middleware=[
             Middleware(BaseHTTPMiddleware, dispatch=_guard),
-            Middleware(gate.Gate, sign_in=sign_in, host=device, now=_now, rest="technician"),
+            Middleware(gate.Gate, sign_in=sign_in, host=device, now=desk.now, rest="technician"),
         ],
     )
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 async def _guard(request: Request, call_next: RequestResponseEndpoint) -> Response:

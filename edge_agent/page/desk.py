@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Protocol
 
 from edge_agent.annotate import Journal
@@ -23,10 +24,11 @@ class Shown(Protocol):
 
 @dataclass(frozen=True)
 class Desk:
-    """`health` is asked anew each time; without `sign_in` nobody signs in."""
+    """`health` is asked anew each time, `now` is the device's clock; without `sign_in` nobody signs in."""
 
     agent: Shown
     journal: Journal
     attachments: Attachments
     health: Callable[[], dict[str, AssetHealth]]
+    now: Callable[[], datetime]
     sign_in: SignIn | None = None

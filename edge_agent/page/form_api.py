@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
@@ -38,7 +38,7 @@ def routes(desk: Desk) -> list[Route]:
         if said.asset not in health():
             text = f"{said.asset} is not watched by this device"
             return error(422, "unknown_asset", text, given, [api.Reason(field="asset", reason=text)])
-        stamps: dict[str, Any] = {"taken_at": datetime.now(UTC), "sent_by": ""}
+        stamps: dict[str, Any] = {"taken_at": desk.now(), "sent_by": ""}
         if visitor := visitor_of(request):
             if desk.sign_in and not await run_in_threadpool(desk.sign_in.may_send_for, visitor.session, said.annotator):
                 return error(403, "not_yours", f"{said.annotator} has never signed in on this phone", given)
@@ -66,7 +66,7 @@ def routes(desk: Desk) -> list[Route]:
         lang = speech.language(request.query_params.get("lang"))
         known = request.query_params.get("labels_version")
         hall = request.query_params.get("hall")
-        now, person, visitor = datetime.now(UTC), person_of(request), visitor_of(request)
+        now, person, visitor = desk.now(), person_of(request), visitor_of(request)
         if desk.sign_in and person is None:
             return answer(
                 api.Bootstrap(
@@ -150,7 +150,7 @@ def routes(desk: Desk) -> list[Route]:
         except Unreadable as exc:
             return error(422, "unreadable", str(exc))
         person = _sender(request)
-        if ask_id not in api.asked_lately(agent.device, person, datetime.now(UTC)):
+        if ask_id not in api.asked_lately(agent.device, person, desk.now()):
             return error(404, "not_found", "nobody asked that")
         said = implicit("satisfaction", ask_id, person=person, value=body.score, made_at=body.at)
         return _kept(said, ask_id=ask_id)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -68,22 +69,31 @@ class Host:
 class AgentHost(Host):
     name = "agent"
 
-    def __init__(self, folder: Path, settings: str = AGENT) -> None:
+    def __init__(self, folder: Path, settings: str = AGENT, now: Callable[[], datetime] | None = None) -> None:
         folder.mkdir(exist_ok=True)
         config = folder / "agent.toml"
         config.write_text(settings)
         self.agent = Agent(load_config(config), tell=lambda _: None)
         self.outbox = self.agent._outbox
-        self.page = PageServer(make_app(self.agent.desk()), "127.0.0.1", 0)
-        self._thread = threading.Thread(target=self.page.loop, daemon=True)
-        self._thread.start()
+        desk = self.agent.desk()
+        self.desk = replace(desk, now=now or desk.now)
+        self.page = PageServer(make_app(self.desk), "127.0.0.1", 0)
+        loops = (self.page.loop, self.agent._writer.loop)
+        self._threads = [threading.Thread(target=loop, daemon=True) for loop in loops]
+        for thread in self._threads:
+            thread.start()
         self.http = httpx.Client(base_url=self.page.url)
-        self.raise_alarm = lambda event: self.agent.journal.put([event])
+
+    def raise_alarm(self, event: AlarmEvent) -> None:  # type: ignore[override]
+        self.agent.journal.put([event])
+        self.agent._writer.flush(10)
 
     def close(self) -> None:
         self.http.close()
         self.page.stop()
-        self._thread.join(5)
+        self.agent._writer.stop()
+        for thread in self._threads:
+            thread.join(5)
 
 
 class ServerHost(Host):

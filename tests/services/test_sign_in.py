@@ -60,14 +60,13 @@ class Door:
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[timedelta]:
     """How far both hosts' clocks are ahead: the one entry may be changed."""
     ahead = [timedelta()]
-    for module in ("edge_agent.page.app", "fleet_server.web.site"):
-        monkeypatch.setattr(f"{module}._now", lambda: datetime.now(UTC) + ahead[0])
+    monkeypatch.setattr("fleet_server.web.site._now", lambda: _at(ahead))
     return ahead
 
 
 @pytest.fixture
 def agent_door(tmp_path: Path, clock: list[timedelta]) -> Iterator[Door]:
-    made = AgentHost(tmp_path, AGENT.replace("[form]", '[form]\nsign_in = "enrolled"'))
+    made = AgentHost(tmp_path, AGENT.replace("[form]", '[form]\nsign_in = "enrolled"'), lambda: _at(clock))
     people = EdgePeople(tmp_path / "agent-state" / "people.db")
     secrets = lambda: "\n".join(people._db.iterdump())  # noqa: E731
     yield Door(
@@ -296,9 +295,7 @@ def test_another_persons_things_are_not_there(door: Door) -> None:
 def every_route(door: Door) -> list[tuple[str, str]]:
     """(method, address) of all that the application answers, its parameters filled in."""
     if isinstance(door.host, AgentHost):
-        there = [
-            (method, route.path) for route in make_app(door.host.agent.desk()).routes for method in _methods(route)
-        ]
+        there = [(method, route.path) for route in make_app(door.host.desk).routes for method in _methods(route)]
     else:
         assert isinstance(door.host, ServerHost)
         app: Any = door.host.shop._web._server.config.app
