@@ -79,8 +79,8 @@ class Grid:
     """Joins signals. Pure: it has no clock, and is told the time.
 
     Attributes:
-        dropped: samples that came too late for an instant, or count for none, by cause: late (not after the one before,
-            or an instant after it has been given), no_time.
+        dropped: samples that came too late for an instant, or count for none, by cause: late (earlier than the one
+            before, or an instant after it has been given), no_time.
     """
 
     def __init__(self, rate_hz: float, lines: Sequence[Line], hole_s: float | None = None) -> None:
@@ -109,7 +109,8 @@ class Grid:
         held = self._samples[signal]
         timed = np.where(np.isfinite(times), times, -np.inf)
         before = np.maximum.accumulate(np.concatenate(([held.newest], timed)))[:-1]
-        good = timed > before
+        # Of two at one time, as a clock in milliseconds has them, the later holds.
+        good = np.isfinite(timed) & (timed >= before)
         if not good.all():
             no_time = int(np.count_nonzero(~np.isfinite(times)))
             self.dropped += Counter({"no_time": no_time, "late": int(np.count_nonzero(~good)) - no_time})

@@ -13,6 +13,7 @@ from edge_agent.sensors.modbus import ModbusSource
 from edge_agent.sensors.mqtt import MqttSource
 from edge_agent.sensors.opcua import OpcUaSource
 from edge_agent.sensors.resampled import Resampled
+from edge_agent.sensors.sparkplug import SparkplugSource
 from edge_agent.settings import Broker, Settings
 
 
@@ -21,6 +22,7 @@ class Tables(Settings):
 
     csv: CsvSource | None = None
     mqtt: MqttSource | None = None
+    sparkplug: SparkplugSource | None = None
     modbus: ModbusSource | None = None
     opcua: OpcUaSource | None = None
 

@@ -34,7 +34,8 @@ class MqttJson(PlantLine):
 
     def __init__(self, settings: MqttSource, asset: str, fleet: Broker | None) -> None:
         signals = tuple(channel.signal for channel in settings.signals)
-        super().__init__(asset, signals, settings.rate_hz, settings.broker(asset, fleet))
+        super().__init__(asset, signals, settings.rate_hz)
+        self.aim(settings.broker(asset, fleet))
         self._settings = settings
 
     @property

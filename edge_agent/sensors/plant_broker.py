@@ -14,7 +14,6 @@ from pydantic import Field
 from edge_agent.errors import SourceFailed
 from edge_agent.sensors.base import IDLE_S, LineLost, LiveSource, SourceSettings
 from edge_agent.settings import Broker, FilePath
-from models.contract.signals import Signal
 
 log = logging.getLogger(__name__)
 
@@ -45,8 +44,8 @@ class PlantLine(LiveSource):
 
     qos = 0  # samples: the next ones are better than the last ones again
 
-    def __init__(self, asset: str, signals: tuple[Signal, ...], rate_hz: float, broker: Broker) -> None:
-        super().__init__(asset, signals, rate_hz)
+    def aim(self, broker: Broker) -> None:
+        """Which broker; before it is read."""
         self._broker = broker
         self._client: mqtt.Client | None = None
 
@@ -89,8 +88,9 @@ class PlantLine(LiveSource):
                 if reason.is_failure:
                     refused.append(f"the broker refuses the topic {topic}: {reason}")
             self._client = client
-            self.up()
-            self.greet(client)
+            if not refused:
+                self.up()
+                self.greet(client)
 
         client.on_connect, client.on_subscribe = on_connect, on_subscribe
         client.on_message = lambda _client, _data, m: self.put((m.topic, bytes(m.payload)))
