@@ -356,15 +356,16 @@ class Outbox:
                     self._db.execute("PRAGMA synchronous=NORMAL")
 
     def _relieve(self, reason: str) -> bool:
-        """The disk is full: throw off the ballast, give up the lowest class, and from here on do not grow. False:
-        nothing came of it."""
+        """The disk is full: throw off the ballast and take half of its room, the log takes the other; without one give
+        up the lowest class. From there on do not grow. False: nothing came of it."""
         thrown = self.disk.throw_off(reason)
         try:
             with self._lock, contextlib.suppress(sqlite3.Error):
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             with self._transaction():
-                self._room.limit = min(self._room.total, self._room.pages() + self._room.log_bytes)
-                freed = self._room.free(max(256 * 1024, self._room.limit // 50), "disk_full")
+                room = self._room
+                room.limit = min(room.total, room.pages() + (2 if thrown else 1) * room.log_bytes)
+                freed = 0 if thrown else room.free(max(256 * 1024, room.limit // 50), "disk_full")
         except (OutboxFailed, sqlite3.Error) as exc:
             log.error("no room could be made", extra={"reason": str(exc)})
             return thrown

@@ -74,11 +74,13 @@ def assert_closed(receiver: Receiver, counts: Mapping[Stream, StreamCount], *, e
         AssertionError: with what is wrong.
     """
     lines = account(receiver, counts)
-    assert {s.value: sorted(line.missing) for s, line in lines.items() if line.missing} == {}, "lost"
-    assert {s.value: sorted(line.invented) for s, line in lines.items() if line.invented} == {}, "numbers used twice"
+    lost = {s.value: sorted(line.missing) for s, line in lines.items() if line.missing}
+    assert lost == {}, f"lost: {lost}"
+    invented = {s.value: sorted(line.invented) for s, line in lines.items() if line.invented}
+    assert invented == {}, f"numbers used twice: {invented}"
     assert receiver.conflicts == [], "one number, two contents"
-    surprising = {s.value: sorted(line.given_up) for s, line in lines.items() if line.given_up and s not in {*evicted}}
-    assert surprising == {}, "given up without need"
+    surprising = {s.value: dict(line.evicted) for s, line in lines.items() if line.given_up and s not in {*evicted}}
+    assert surprising == {}, f"given up without need: {surprising}"
     produced, stored = (sum(len_(line) for line in lines.values()) for len_ in (lambda x: x.produced, _n_stored))
     waiting, gone = sum(len(x.waiting) for x in lines.values()), sum(len(x.given_up) for x in lines.values())
     return f"produced {produced} = stored {stored} + waiting {waiting} + evicted {gone}, difference 0"

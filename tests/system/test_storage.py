@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from edge_agent.outbox import Outbox
+from edge_agent.outbox.place import where
 from models.baseline import shipped
 from models.contract.base import Stream
 from models.contract.codec import dump
@@ -43,14 +44,13 @@ def still_scores(gateway: Gateway) -> None:
     eventually(lambda: windows(gateway) > before, timeout=30, message="nothing is scored any more")
 
 
-@pytest.mark.xfail(reason="a full or failing disk ends the agent")
 @pytest.mark.timeout(300)
 def test_another_program_fills_the_disk(
     tmp_path: Path, own_broker: Broker, fleet: Fleet, make_gateway: MakeGateway, measured: Measured
 ) -> None:
     own_broker.stop()
     with limits.small_disk(tmp_path / "small", 16) as disk:
-        gateway = make_gateway(own_broker.port, state=disk / "state", speed=100)
+        gateway = make_gateway(own_broker.port, state=disk / "state", speed=100, outbox="ballast_bytes = 2097152")
         gateway.start()
         gateway.ready()
         eventually(lambda: gateway.counts()[Stream.ALARM].produced > 0, timeout=30)
@@ -68,7 +68,6 @@ def test_another_program_fills_the_disk(
         assert gateway.process.returncode is None
 
 
-@pytest.mark.xfail(reason="a full or failing disk ends the agent")
 @pytest.mark.timeout(300)
 def test_the_file_system_turns_read_only(
     tmp_path: Path, broker: Broker, receiver: Receiver, make_gateway: MakeGateway, measured: Measured
@@ -125,15 +124,15 @@ def test_flipped_bits_cost_their_row_and_no_other(
 def flip_bodies(path: Path, flips: int, dice: random.Random) -> set[tuple[Stream, int]]:
     """One bit in the bytes of each of so many rows, as a tired flash cell would; which rows."""
     db = sqlite3.connect(path)
-    places = db.execute("SELECT stream, seq, body FROM row").fetchall()
+    places = db.execute("SELECT place, body FROM record").fetchall()
     chosen = dice.sample(places, flips)
-    for stream, seq, body in chosen:
+    for place, body in chosen:
         wrong = bytearray(body)
         wrong[dice.randrange(len(wrong))] ^= 1 << dice.randrange(8)
-        db.execute("UPDATE row SET body = ? WHERE stream = ? AND seq = ?", (bytes(wrong), stream, seq))
+        db.execute("UPDATE record SET body = ? WHERE place = ?", (bytes(wrong), place))
     db.commit()
     db.close()
-    return {(Stream(stream), seq) for stream, seq, _ in chosen}
+    return {where(place) for place, _ in chosen}
 
 
 def test_the_state_folder_is_wiped(
