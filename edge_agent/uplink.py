@@ -22,7 +22,7 @@ from paho.mqtt.properties import Properties
 
 from edge_agent.clock import SYSTEM, Clock
 from edge_agent.config import Broker
-from edge_agent.errors import AgentError
+from edge_agent.errors import AgentError, DiskTrouble
 from edge_agent.outbox import PRIORITY, Outbox
 from edge_agent.tls import bear_dead_clock
 from edge_agent.vitals import Pulse, no_pulse
@@ -101,13 +101,18 @@ class Uplink:
         try:
             while not self._stop.is_set():
                 pulse()
-                self._handle_inbox()
-                if self.connected:
-                    self._send()
+                try:
+                    self._handle_inbox()
+                    if self.connected:
+                        self._send()
+                except DiskTrouble:  # the outbox's writer says so; a receipt that was not noted comes again
+                    self._counters["uplink_disk_trouble"] += 1
+                    self._stop.wait(1.0)
                 if not (thread := self._client._thread) or not thread.is_alive():
                     raise AgentError("the MQTT network thread has died")
         finally:
-            self._drain()
+            with contextlib.suppress(DiskTrouble):
+                self._drain()
             self._say_goodbye()
             self._client.disconnect()
             self._client.loop_stop()
