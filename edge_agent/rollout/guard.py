@@ -6,6 +6,8 @@ end that was not a clean stop: a crash, the kernel's memory killer, a watchdog, 
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from typing import Final
 
 from edge_agent.bundles import Memory
@@ -32,7 +34,8 @@ class Guard:
     def start(self) -> bool:
         """Note that the agent runs. True: the last one fell."""
         fell = bool(self._memory.get("alive", False))
-        self._memory.set(alive=True, falls=lambda n: (n or 0) + 1 if fell else 0)
+        with contextlib.suppress(OSError, sqlite3.OperationalError):  # a full disk is no reason not to start
+            self._memory.set(alive=True, falls=lambda n: (n or 0) + 1 if fell else 0)
         return fell
 
     def stop(self) -> None:

@@ -8,6 +8,7 @@ import queue
 import sqlite3
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,7 +23,7 @@ from edge_agent.rollout.offers import Gatekeeper, forbidden
 from edge_agent.rollout.record import Record
 from edge_agent.rollout.slots import Slots
 from edge_agent.rollout.steps import STEPS, Event
-from edge_agent.rollout.trial import Sentence, sentence
+from edge_agent.rollout.trial import Harm, Sentence, sentence
 from edge_agent.vitals import Pulse, no_pulse
 from models.bundle.files import Bundle
 from models.bundle.signing import NotTrusted, PublicKeys
@@ -34,7 +35,7 @@ log = logging.getLogger(__name__)
 
 MAX_BAD: Final = 20  # windows in a row without a score that is a number: then what runs is left, verified or not
 SHADOW_NOTE_S: Final = 60.0  # how often the time spent in shadow is noted
-_NO_BLAME: Final = frozenset({Cause.SUPERSEDED, Cause.TIMEOUT, Cause.RESTART})
+_NO_BLAME: Final = frozenset({Cause.SUPERSEDED, Cause.TIMEOUT, Cause.RESTART, Cause.UNUSABLE})
 
 
 class Rollout:
@@ -63,7 +64,7 @@ class Rollout:
         self._inbox: queue.Queue[Offer | Chunk] = queue.Queue(maxsize=64)
         self._stop = threading.Event()
         self._began = 0.0  # the trial, or this stretch of the shadow
-        self._sentence: Sentence | None = None
+        self._owed: Callable[[], object] | None = None  # decided and done, and not written down yet
         self.problem = ""  # what keeps models from being changed as they should
 
     @property
@@ -99,16 +100,18 @@ class Rollout:
         bundle, problem = self._slots.first_usable(blamed)
         self._running = bundle.ref
         self._engine.run(bundle)
-        self._record.tell()
         if problem:
             log.error("bundle not usable", extra={"reason": problem, "running": bundle.sha256})
             slots: dict[str, Any] = {"current": bundle.sha256, "previous": baseline.sha256}
             why, denied = (Cause.KILLED, _denied(current, problem)) if blamed else (Cause.UNUSABLE, {})
-            self._write(Step.ROLLED_BACK, problem, why, **slots, **denied)
+            self._owed = partial(self._write, Step.ROLLED_BACK, problem, why, **slots, **denied)
         elif self.step is Step.TRIAL:
-            self._trial_cut_short(fell, go_back)
+            self._owed = partial(self._trial_cut_short, fell, go_back)
         elif self.step is Step.SHADOW:
-            self._shadow_again(fell)
+            self._owed = partial(self._shadow_again, fell)
+        with contextlib.suppress(OSError, sqlite3.OperationalError):  # a full disk: what is owed is tried again
+            self._record.tell()
+            self._pay(self._owed)
         return bundle
 
     def _trial_cut_short(self, fell: bool, go_back: str | None) -> None:
@@ -148,10 +151,10 @@ class Rollout:
                 self.turn(message)
                 self.problem = ""
             except (OSError, sqlite3.OperationalError) as exc:
-                # The disk is full, or fails. What was decided is decided; writing it down is tried again.
+                # The disk is full, or fails, or there is no memory for a process. It is tried again.
                 if not self.problem:
-                    log.error("a step of the rollout can not be written down", extra={"reason": str(exc)})
-                self.problem = f"at step {self.step.value}, which can not be written down: {exc}"[:500]
+                    log.error("the rollout can not go on", extra={"reason": str(exc)})
+                self.problem = f"can not go on at step {self.step.value}: {exc}"[:500]
                 self._stop.wait(1.0)
 
     def stop(self, clean: bool = True) -> None:
@@ -163,6 +166,7 @@ class Rollout:
 
     def turn(self, message: Offer | Chunk | None = None) -> None:
         """One turn of the loop: at most one message, then whatever the present step allows."""
+        self._pay(self._owed)
         if isinstance(message, Offer):
             self._take_offer(message)
         elif isinstance(message, Chunk):
@@ -190,13 +194,24 @@ class Rollout:
             self._judge()
         self._record.tell()
 
+    def _pay(self, write: Callable[[], object] | None) -> None:
+        """Write down what was decided. If the disk does not take it now it is tried with each turn, before all else."""
+        self._owed = write
+        if write:
+            write()
+            self._owed = None
+
     def _set_right(self) -> None:
         """What scores is not what should: run that once more; where that fails too, a person is needed."""
         found = ", ".join(sorted(sha256[:12] for sha256 in self._engine.running()))
         log.error("another bundle scores than should", extra={"scores": found, "should": self.running.sha256})
         if self.step is Step.TRIAL:
             self._engine.end_trial()
-        self._engine.run(self._slots.usable(self.running.sha256))
+        try:
+            self._engine.run(self._slots.usable(self.running.sha256))
+        except BundleRejected as exc:
+            self.go_back(f"{found} scores instead, and what should can not: {exc}", Cause.RUNNING_HASH)
+            return
         if self._engine.running() != {self.running.sha256}:
             self._write(Step.INCONSISTENT, f"{found} scores instead", Cause.RUNNING_HASH)
         elif self.step is Step.TRIAL:
@@ -294,7 +309,7 @@ class Rollout:
             self._start_shadow(bundle, assignment)
         else:
             self._take(Event.VERIFIED)
-            self._began, self._sentence = self._clock.monotonic(), None
+            self._began = self._clock.monotonic()
             self._engine.try_out(bundle)
 
     def _refuse(self, exc: BundleRejected) -> None:
@@ -329,22 +344,23 @@ class Rollout:
     # -- trial --------------------------------------------------------------------------------------------------
 
     def _judge(self) -> None:
-        """A sentence once found stands, also if the disk does not take it at once."""
         assignment, report = self.assignment, self._engine.trial()
         assert assignment
-        if self._sentence is None and report is not None:
-            report = report.model_copy(update={"seconds": self._clock.monotonic() - self._began})
-            self._sentence = sentence(report, assignment.trial)
-        if self._sentence is None:
+        if report is None:  # a restart came between; start_up has dealt with it
             return
-        event, found, report = self._sentence
-        if found is None:
-            self._activate(self.store.load(self._sha256), event, "no limit was crossed", report)
-            return
-        self._engine.end_trial()
-        denied = _denied(self._sha256, found.reason, found.evidence.cause)
-        self._take(event, found.reason, found.evidence, report, **denied)
-        self._guard.switched()
+        report = report.model_copy(update={"seconds": self._clock.monotonic() - self._began})
+        found = sentence(report, assignment.trial)
+        if found is not None and found.harm is None:
+            try:
+                self._activate(self.store.load(self._sha256), found.event, "no limit was crossed", report)
+            except BundleRejected as exc:  # altered on the disk since it was loaded
+                found = Sentence(Event.WORSE, Harm(str(exc), Evidence(cause=Cause.UNUSABLE)), report)
+        if found is not None and found.harm is not None:
+            reason, why = found.harm
+            self._engine.end_trial()
+            denied = _denied(self._sha256, reason, why.cause)
+            self._pay(partial(self._take, found.event, reason, why, report, **denied))
+            self._guard.switched()
 
     def _activate(self, bundle: Bundle, event: Event, reason: str, report: TrialReport | None = None) -> None:
         before, self._running = self._running, bundle.ref
@@ -381,7 +397,8 @@ class Rollout:
             # The last way back stays open.
             denied = {} if left == self._slots.baseline.ref else _denied(left.sha256, reason)
             slots: dict[str, Any] = {"current": bundle.sha256, "previous": self._slots.baseline.sha256}
-            self._write(Step.ROLLED_BACK, reason, why, release=left, go_back=None, **slots, **denied)
+            back = partial(self._write, Step.ROLLED_BACK, reason, why, release=left, go_back=None, **slots, **denied)
+            self._pay(back)
             self._guard.switched()
         elif problems:
             said = f"could not go back ({reason}): {problems}"

@@ -19,7 +19,9 @@ class Slots:
 
     def __init__(self, store: BundleStore, memory: Memory, baseline: Bundle, check: Callable[[Bundle], None]) -> None:
         self._store, self._memory, self.baseline, self._check = store, memory, baseline, check
-        store.save(baseline.data)
+        with contextlib.suppress(OSError):  # a full disk; it runs from memory
+            if not store.has(baseline.sha256):
+                store.save(baseline.data)
         current, shipped = memory.get("current"), memory.get("baseline")
         if current is None or (current == shipped != baseline.sha256):  # the first start, or one with a newer baseline
             memory.set(

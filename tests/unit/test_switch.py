@@ -36,6 +36,10 @@ def cause(device: Device) -> Cause | None:
     return evidence.cause if evidence else None
 
 
+def full(*_: object, **__: object) -> None:
+    raise sqlite3.OperationalError("database or disk is full")
+
+
 # Falls and loops
 
 
@@ -168,9 +172,6 @@ def test_nothing_below_the_floor_is_gone_back_to_while_there_is_a_choice(device:
 
 
 def test_a_disk_that_takes_nothing_stops_no_way_back(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(**_: Any) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
-
     device.to_trial(NEW)
     device.engine.shown = report(16, non_finite=3)
     with monkeypatch.context() as patch:
@@ -184,11 +185,65 @@ def test_a_disk_that_takes_nothing_stops_no_way_back(device: Device, monkeypatch
     assert (device.step, cause(device)) == (Step.ROLLED_BACK, Cause.NOT_FINITE)
 
 
+def test_going_back_on_a_full_disk_goes_one_step_back_and_no_further(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.verify(NEW)
+    device.verify(NEWER)
+    device.memory.set(go_back="it cries")
+    with monkeypatch.context() as patch:
+        patch.setattr(device.memory, "set", full)
+        for _ in range(3):
+            with pytest.raises(sqlite3.OperationalError):
+                device.rollout.turn()
+        assert device.engine.runs == NEW
+    device.rollout.turn()
+    assert (device.step, device.engine.runs, device.memory.get("current")) == (Step.ROLLED_BACK, NEW, NEW.sha256)
+
+
+def test_a_device_starts_on_a_full_disk_with_what_is_known_to_be_good(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device.verify(NEW)
+    device.to_trial(NEWER)
+    with monkeypatch.context() as patch:
+        patch.setattr("edge_agent.bundles.Memory.set", full)
+        patch.setattr("edge_agent.bundles.write_whole", full)
+        device.restart()
+        assert (device.engine.runs, device.engine.tries) == (NEW, None)
+        with pytest.raises(sqlite3.OperationalError):
+            device.rollout.turn()
+    device.rollout.turn()
+    assert (device.step, cause(device)) == (Step.ROLLED_BACK, Cause.RESTART)
+
+
+def test_a_candidate_altered_on_the_disk_is_not_verified_and_not_blamed(device: Device) -> None:
+    device.to_trial(NEW)
+    path = device.folder / "bundles" / f"{NEW.sha256}.bundle"
+    path.write_bytes(path.read_bytes()[:-1])
+    device.engine.shown = report(16)
+    device.rollout.turn()
+    assert (device.step, cause(device), device.engine.runs) == (Step.ROLLED_BACK, Cause.UNUSABLE, OLD)
+    device.to_trial(NEW)  # fetched again
+
+
+def test_a_check_that_can_not_be_started_says_nothing_of_the_release(device: Device) -> None:
+    def no_process(*_: object) -> None:
+        raise OSError(12, "Cannot allocate memory")
+
+    device.rollout._checker._examine = no_process
+    device.offer(NEW)
+    for act in (lambda: device.send(NEW), device.rollout.turn, device.rollout.turn, device.rollout.turn):
+        with pytest.raises(OSError, match="allocate"):
+            act()
+        assert device.step is Step.CHECKING
+    device.rollout._checker._examine = lambda *_: None
+    device.rollout.turn()
+    assert device.step is Step.TRIAL
+
+
 def test_what_can_not_be_told_at_once_is_told_later(device: Device) -> None:
     put = device.rollout._record._put
-
-    def full(_: list[Body]) -> None:
-        raise sqlite3.OperationalError("database or disk is full")
 
     device.rollout._record._put = full
     with pytest.raises(sqlite3.OperationalError):  # the loop says so and goes on
