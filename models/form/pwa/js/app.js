@@ -48,6 +48,7 @@ async function route() {
   shown = { page, params: { ...given, query: new URLSearchParams(location.search), go } };
   await draw(true);
   window.scrollTo(0, 0);
+  view.querySelector("[data-start]")?.scrollIntoView();
   return undefined;
 }
 

@@ -24,7 +24,7 @@ function fill(element, props, children) {
 }
 
 export function icon(name) {
-  return svg("svg", { class: "icon", viewBox: "0 0 24 24", "aria-hidden": "true", focusable: "false" },
+  return svg("svg", { class: `icon icon-${name}`, viewBox: "0 0 24 24", "aria-hidden": "true", focusable: "false" },
     svg("path", { d: PATHS[name] ?? PATHS.other }));
 }
 
@@ -45,6 +45,6 @@ export function tile({ name, value, checked, text, guide, picture }) {
     h("span", { class: "words" }, h("span", {}, text), guide && h("small", {}, guide)));
 }
 
-export function tiles(legend, cls, options) {
-  return h("fieldset", { class: cls }, h("legend", {}, legend), h("div", { class: "tiles" }, options.map(tile)));
+export function tiles(legend, cls, options, after = null) {
+  return h("fieldset", { class: cls }, h("legend", {}, legend), h("div", { class: "tiles" }, options.map(tile)), after);
 }

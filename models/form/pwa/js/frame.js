@@ -6,6 +6,7 @@ import { changed, state } from "./state.js";
 import { clock, span, t, when } from "./texts.js";
 
 const CLOCK_OFF_MS = 120000;
+const UNDER_MORE = /^\/form\/(outcomes|questions|settings|sign-in|enrol)$/;
 const TABS = [["/form/", "machines"], ["/form/work", "work"], ["/form/outbox", "outbox"], ["/form/more", "more"]];
 
 function age() {
@@ -51,7 +52,7 @@ export function strip(element) {
 
 export function tabs(element, path) {
   const { waiting, refused } = counts(state.things);
-  const here = TABS.findLast(([href]) => path.startsWith(href))?.[0];
+  const here = UNDER_MORE.test(path) ? "/form/more" : TABS.findLast(([href]) => path.startsWith(href))?.[0];
   element.hidden = /^\/form\/(a|q|again)\/|\/report$/.test(path); // the save button stands there
   element.setAttribute("aria-label", t("tabs"));
   element.replaceChildren(...TABS.map(([href, name]) => h("a", { href, "aria-current": href === here ? "page" : null },

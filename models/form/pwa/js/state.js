@@ -95,7 +95,10 @@ async function take(said, asked) {
 
 // What the last try to send came to, as a contact.
 export function heard(outcome) {
-  if (outcome === "sent") state.contact = "online";
+  if (outcome === "sent") {
+    state.contact = "online";
+    refresh(); // what was said may have changed what there is to see
+  }
   else if (["offline", "signin", "server"].includes(outcome)) state.contact = outcome;
   changed();
 }

@@ -34,12 +34,17 @@ export function inWords(texts, fallback = "") {
   return texts?.[language] ?? texts?.en ?? fallback;
 }
 
+// As this phone writes times: 22:15 or 10:15 PM.
+function locale() {
+  return navigator.languages.find((code) => code.startsWith(language)) ?? language;
+}
+
 export function clock(moment) {
-  return new Intl.DateTimeFormat(language, { hour: "2-digit", minute: "2-digit" }).format(new Date(moment));
+  return new Intl.DateTimeFormat(locale(), { hour: "2-digit", minute: "2-digit" }).format(new Date(moment));
 }
 
 export function day(moment) {
-  return new Intl.DateTimeFormat(language, { weekday: "short", day: "numeric", month: "short" }).format(new Date(moment));
+  return new Intl.DateTimeFormat(locale(), { weekday: "short", day: "numeric", month: "short" }).format(new Date(moment));
 }
 
 // The time of today, else with its day.

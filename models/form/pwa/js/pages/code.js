@@ -20,11 +20,11 @@ function press(key) {
 }
 
 export function view({ list }) {
-  const key = (name) => h("button", { type: "button", id: `key-${name}`, class: "key", onclick: () => press(name) }, name);
+  const key = (name) => h("button", { type: "button", id: `key-${name}`, class: "digit", onclick: () => press(name) }, name);
   return [head(t("by_code"), { back: "/form/" }),
     h("output", { class: "typed", "aria-label": t("code") }, typed || "·····"),
     h("div", { class: "pad" }, ["1", "2", "3", "4", "5", "6", "7", "8", "9"].map(key),
-      h("span", {}), key("0"), h("button", { type: "button", id: "key-back", class: "key quiet", onclick: () => press("back") }, icon("back"), h("span", { class: "hidden" }, t("delete_digit")))),
+      h("span", {}), key("0"), h("button", { type: "button", id: "key-back", class: "digit quiet", onclick: () => press("back") }, icon("back"), h("span", { class: "hidden" }, t("delete_digit")))),
     h("div", { "aria-live": "polite" }, typed && !list.length ? h("p", { class: "empty" }, t("no_such_code")) : null,
       h("ul", { class: "list" }, list.map((asset) => h("li", {}, link(`/form/m/${encodeURIComponent(asset.id)}`, "card row",
         h("span", { class: "grow" }, h("strong", {}, asset.id), h("span", { class: "soft" }, [asset.code, asset.kind, asset.hall].filter(Boolean).join(" · "))), icon("next"))))))];

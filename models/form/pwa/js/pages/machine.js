@@ -49,7 +49,7 @@ export function faultText(code) {
 }
 
 export function why(alarm) {
-  return h("ul", { class: "why" }, alarm.why.map((line) => h("li", {}, line)));
+  return h("ul", { class: "why" }, alarm.why.map((line, i) => h("li", { class: i ? "soft" : "first" }, line)));
 }
 
 function alarmCard(alarm, drafts) {

@@ -14,11 +14,11 @@ export const title = () => t("settings");
 export function model() {
   const { settings, boot } = state;
   const unsent = state.things.filter((thing) => ["waiting", "refused"].includes(stateOf(thing))).length;
-  return { ...settings, language, policy: boot?.policy?.text ?? "", host: boot?.name, of: boot?.host, unsent: unsent + state.drafts.length, enrolled: boot?.sign_in === "enrolled", me: boot?.me, offline: state.offlineReady };
+  return { ...settings, language, policy: boot?.policy?.text ?? "", host: boot?.name, of: boot?.host, unsent: unsent + state.drafts.length, enrolled: boot?.sign_in === "enrolled", me: boot?.me, offline: state.offlineReady || Boolean(navigator.serviceWorker?.controller) };
 }
 
 function choice(legend, name, options, current, set) {
-  return h("fieldset", {}, h("legend", {}, legend), h("div", { class: "tiles three" }, Object.entries(options).map(([value, text]) => h("label", { class: "tile" },
+  return h("fieldset", {}, h("legend", {}, legend), h("div", { class: Object.keys(options).length === 2 ? "tiles" : "three" }, Object.entries(options).map(([value, text]) => h("label", { class: "tile" },
     h("input", { type: "radio", name, value, id: `${name}-${value}`, checked: value === current, onchange: () => set(value) }), h("span", { class: "words" }, text)))));
 }
 
@@ -46,7 +46,7 @@ function forget({ unsent, enrolled }) {
 
 export function view(shown) {
   const speak = async (code) => { await useLanguage(code); await setting({ language: code }); refresh(); };
-  return [head(t("settings"), { back: "/form/more", under: shown.host ? t(shown.of === "agent" ? "served_by_agent" : "served_by_server", { name: shown.host }) : null }),
+  return [head(t("settings"), { back: "/form/more", under: shown.host ? shown.of === "agent" ? t("served_by_agent", { name: shown.host }) : t("served_by_server") : null }),
     choice(t("language"), "language", LANGUAGES, shown.language, speak),
     choice(t("theme"), "theme", { auto: t("theme_auto"), light: t("theme_light"), dark: t("theme_dark") }, shown.theme, (theme) => setting({ theme })),
     choice(t("glove"), "glove", { off: t("off"), on: t("on") }, shown.glove ? "on" : "off", (value) => setting({ glove: value === "on" })),

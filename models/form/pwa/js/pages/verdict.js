@@ -59,7 +59,7 @@ export async function model(params) {
   const asked = params.query.get("v");
   const draft = (await get("drafts", subject.key)) ?? freshDraft(subject, asked);
   if (asked) draft.fields.verdict = asked;
-  return { subject, draft, old: draft.at < Date.now() - 1000 };
+  return { subject, draft, short: Boolean(asked), old: draft.at < Date.now() - 1000 };
 }
 
 // What is still missing, in words; empty: it can be saved.
@@ -97,12 +97,21 @@ function verdicts(draft, { report }) {
   })));
 }
 
-function terms(name, legend, cls, draft, pictures = false) {
-  const list = state.boot?.taxonomy?.[name === "fault" ? "faults" : "severities"] ?? [];
-  return tiles(legend, cls, list.map((term) => ({
+// The guide of a tile shows when it is chosen; all of them on request.
+function faults(draft) {
+  const guide = button("quiet inline", () => {
+    const all = guide.parentElement.classList.toggle("guided");
+    guide.setAttribute("aria-pressed", String(all));
+  }, icon("question"), t("guide"));
+  guide.setAttribute("aria-pressed", "false");
+  return tiles(t("which_fault"), "faults fault-only", termsOf("fault", "faults", draft, true), guide);
+}
+
+function termsOf(name, list, draft, pictures = false) {
+  return (state.boot?.taxonomy?.[list] ?? []).map((term) => ({
     name, value: term.code, checked: draft.fields[name] === term.code, picture: pictures ? term.code : null,
     text: inWords(term.text, term.code), guide: inWords(term.guide),
-  })));
+  }));
 }
 
 const local = (iso) => { const at = new Date(iso); return new Date(at - at.getTimezoneOffset() * 60000).toISOString().slice(0, 16); };
@@ -118,7 +127,7 @@ function times(draft, subject, changed) {
   };
   const field = (name, value) => h("label", { class: "field" }, t(name),
     h("input", { type: "datetime-local", name: `at-${name}`, value: local(value), onchange: pick(name) }));
-  const sure = tiles(t("how_sure_when"), "three", [["1", "saw_it"], ["0.5", "about_then"], ["0", "a_guess"]].map(([value, text]) => ({
+  const sure = tiles(t("how_sure_when"), "by-three", [["1", "saw_it"], ["0.5", "about_then"], ["0", "a_guess"]].map(([value, text]) => ({
     name: "confidence", value, checked: draft.fields.confidence === value, text: t(text),
   })));
   return [
@@ -127,8 +136,10 @@ function times(draft, subject, changed) {
   ];
 }
 
-function summary(subject) {
+// Whoever comes from the alarm's own page with a verdict in hand has seen it there.
+function summary(subject, short) {
   const { alarm, asked, before } = subject;
+  if (alarm && short) return h("details", { class: "card" }, h("summary", {}, t("alarm_since", { time: when(alarm.opened_at) })), why(alarm), alarm.plot ? plot(alarm.plot) : null);
   return h("div", { class: "card" },
     asked ? h("p", { class: "question" }, asked.text) : null,
     before ? h("p", {}, t("correcting", { what: verdictText(before.verdict) })) : null,
@@ -136,7 +147,7 @@ function summary(subject) {
       : h("p", { class: "soft" }, subject.start ? `${when(subject.start)} – ${when(subject.end)}` : t("no_alarm_report")));
 }
 
-export function view({ subject, draft, missing: none, old }, { go }) {
+export function view({ subject, draft, missing: none, old, short }, { go }) {
   const back = none ? "/form/" : `/form/m/${encodeURIComponent(subject.asset)}`;
   if (none) return [head(t("not_here"), { back }), h("p", { class: "empty" }, t("not_here_text"))];
   const problem = h("div", { "aria-live": "assertive" });
@@ -194,8 +205,7 @@ export function view({ subject, draft, missing: none, old }, { go }) {
   }
 
   form.append(
-    ...[summary(subject), verdicts(draft, subject), terms("fault", t("which_fault"), "faults fault-only", draft, true),
-      terms("severity", t("how_bad"), "three fault-only", draft),
+    ...[summary(subject, short), verdicts(draft, subject), faults(draft), tiles(t("how_bad"), "by-three fault-only", termsOf("severity", "severities", draft)),
       h("section", { class: "more" }, h("h2", {}, t("if_time")),
         h("label", { class: "field" }, t("note"), h("textarea", { name: "note", rows: "3", maxlength: "2000" }, draft.fields.note)),
         attachments(draft, autosave, problem),
@@ -204,6 +214,7 @@ export function view({ subject, draft, missing: none, old }, { go }) {
       author() ? null : h("label", { class: "field" }, t("your_name"), name),
       problem, h("div", { class: "bar" }, lacks, saveButton)].filter(Boolean));
   update();
+  if (short && draft.fields.verdict === "fault") form.querySelector(".faults").dataset.start = ""; // the next tap is there
   return [head(subject.asset, { back, under: old ? t("draft_of", { time: when(draft.at) }) : t("your_word") }), form];
 }
 
