@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,11 @@ FLAGS = [
     "--use-fake-ui-for-media-stream",
     "--use-fake-device-for-media-stream",
 ]
+# As on phones without Background Sync: the worker's own requests would pass by the routes of a test.
+_NO_SYNC = (
+    "if (globalThis.ServiceWorkerRegistration)"
+    " Object.defineProperty(ServiceWorkerRegistration.prototype, 'sync', {get() {}})"
+)
 SMALL = {"width": 360, "height": 740}
 
 
@@ -61,6 +67,7 @@ class Phone:
         self._listen(self.page)
 
     def _listen(self, page: Page) -> None:
+        page.add_init_script(_NO_SYNC)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         if self.clock_ms:
             page.add_init_script(
@@ -127,6 +134,10 @@ class Phone:
             message="a worker controls the page",
         )
 
+    def eventually(self, condition: Callable[[], object], timeout: float = 15) -> None:
+        """While the browser's requests are answered by the test's own routes, too."""
+        eventually(lambda: condition() or self.page.wait_for_timeout(20), timeout)
+
     @property
     def waiting(self) -> Locator:
         """The strip, which says how many wait in `data-waiting`."""
@@ -139,13 +150,22 @@ class Phone:
         """A tile, link or button by its words."""
         self.page.locator("#view").locator("label.tile, a, button, summary").filter(has_text=name).first.tap()
 
-    def say(self, path: str, *taps: str, note: str = "") -> str:
-        """A verdict, saved; its id."""
+    def introduce(self, name: str) -> None:
+        """The first opening, with a network; ready to go offline afterwards."""
+        self.open("/form/sign-in")
+        self.page.get_by_label("Your name").fill(name)
+        self.page.get_by_role("button", name="Save").tap()
+        self.drawn("/form/")
+        self.ready_for_offline()
+
+    def say(self, path: str, *taps: str, note: str = "", then: Callable[[], object] = lambda: None) -> str:
+        """A verdict, saved; its id. `then` is done before the save."""
         self.open(path)
         for name in taps:
             self.tap(name)
         if note:
             self.page.get_by_role("textbox", name="Note").fill(note)
+        then()
         self.page.get_by_role("button", name="Save").tap()
         expect(self.page.get_by_role("heading", name="Saved")).to_be_visible(timeout=15_000)
         return self.page.url.rsplit("/", 1)[1]

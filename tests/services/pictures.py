@@ -1,4 +1,4 @@
-"""`python -m tests.services.pictures FOLDER [PAGE...]`: every page of the form as a picture, small and wide, light and dark."""
+"""`python -m tests.services.pictures FOLDER [PAGE...]`: the form's pages, small and wide, light and dark."""
 
 from __future__ import annotations
 
@@ -19,7 +19,11 @@ from tests.services.station import ServerProcess
 
 WIDE = {"width": 1280, "height": 800}
 FIRST = plant.alarm("pump-12", 95, 0.93, "bearing")
-ALARMS = (FIRST, plant.alarm("compressor-1", 20, 0.71, "looseness", 2), plant.alarm("pump-12", 8, 0.62, "cavitation", 3))
+ALARMS = (
+    FIRST,
+    plant.alarm("compressor-1", 20, 0.71, "looseness", 2),
+    plant.alarm("pump-12", 8, 0.62, "cavitation", 3),
+)
 
 
 def main(folder: str, *only: str) -> int:

@@ -47,7 +47,9 @@ self.addEventListener("fetch", (event) => {
 // Background Sync, where it exists: also with no page open. Throwing asks the browser to try again later.
 self.addEventListener("sync", (event) => {
   event.waitUntil((async () => {
-    const outcome = await flush({ now: true });
+    const pages = await self.clients.matchAll({ includeUncontrolled: true });
+    const looked = pages.some((page) => page.visibilityState === "visible" && new URL(page.url).pathname.startsWith(SHELL));
+    const outcome = await flush({ now: true, held: !looked });
     if (outcome === "offline" || outcome === "server") throw new Error(outcome);
   })());
 });

@@ -1,7 +1,7 @@
 // Starts the form: words, store, router, the strip that says what is not sent yet, and the times at which it tries to send.
 
 import { flush } from "./deliver.js";
-import { button, h, icon, link } from "./dom.js";
+import { h, link } from "./dom.js";
 import { onChange, tidy } from "./outbox.js";
 import * as machines from "./pages/machines.js";
 import { changed, heard, load, refresh, reload, state, subscribe } from "./state.js";
@@ -80,11 +80,11 @@ function frame() {
 let delay = 2000;
 let timer = 0;
 
-async function trySending(now = false) {
+async function trySending(now = false, held = false) {
   clearTimeout(timer);
-  const outcome = await flush({ now });
+  const outcome = await flush({ now, held });
   delay = outcome === "offline" || outcome === "server" ? Math.min(60000, delay * 2) : 2000;
-  timer = setTimeout(trySending, delay);
+  timer = setTimeout(() => trySending(), delay);
 }
 
 function watch() {
@@ -97,7 +97,10 @@ function watch() {
   const wake = () => { trySending(true); refresh(); };
   addEventListener("online", wake);
   addEventListener("offline", () => { state.contact = "offline"; changed(); });
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) wake(); });
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden) trySending(true, true); // in the pocket: no second thoughts
+    else wake();
+  });
   addEventListener("popstate", route);
   addEventListener("pointerdown", () => { pressed = true; });
   for (const name of ["pointerup", "pointercancel"]) addEventListener(name, () => setTimeout(() => { pressed = false; draw(); }, 50));
@@ -147,7 +150,8 @@ async function start() {
   if (!state.boot) await fresh;
   frame();
   await route();
-  trySending(true);
+  // Whoever opened the form anew has left the page on which the last verdict could be taken back.
+  trySending(true, !location.pathname.startsWith("/form/saved/"));
   tidy();
   if (document.readyState === "complete") register();
   else addEventListener("load", register);

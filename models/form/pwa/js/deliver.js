@@ -8,23 +8,24 @@ import { HOLD_MS, isDue, LONGEST_WAIT_MS, change, stateOf, tell } from "./outbox
 let running = false;
 
 // "idle" nothing was tried (says nothing of the network), "sent", "offline", "signin", "server", or "busy".
-export async function flush({ now = false } = {}) {
+// `now`: after whoever sends already, and without regard to when the next try is due; `held`: also what may still be taken back, as nobody is there to do so.
+export async function flush({ now = false, held = false } = {}) {
   if (navigator.locks) {
-    return navigator.locks.request("pdm-form-outbox", { ifAvailable: true }, (lock) => (lock ? deliver(now) : "busy"));
+    return navigator.locks.request("pdm-form-outbox", { ifAvailable: !now }, (lock) => (lock ? deliver(now, held) : "busy"));
   }
   if (running) return "busy";
   running = true;
   try {
-    return await deliver(now);
+    return await deliver(now, held);
   } finally {
     running = false;
   }
 }
 
-async function deliver(impatient) {
+async function deliver(impatient, held) {
   const tried = new Set();
   let outcome = "idle";
-  for (let thing; (thing = await next(tried, impatient)); ) {
+  for (let thing; (thing = await next(tried, impatient, held)); ) {
     tried.add(thing.id);
     outcome = await send(thing);
     if (outcome === "offline" || outcome === "signin") break;
@@ -35,10 +36,10 @@ async function deliver(impatient) {
 }
 
 // The one with the fewest tries first, so that one that always fails does not stand in the way; then the oldest.
-async function next(tried, impatient) {
+async function next(tried, impatient, held) {
   const now = Date.now();
   const ready = (await all("things")).filter((thing) => stateOf(thing) === "waiting" && !tried.has(thing.id)
-    && isDue(thing.held, now, HOLD_MS) && (impatient || isDue(thing.next, now, LONGEST_WAIT_MS)));
+    && (held || isDue(thing.held, now, HOLD_MS)) && (impatient || isDue(thing.next, now, LONGEST_WAIT_MS)));
   return ready.sort((a, b) => a.tries - b.tries || a.order - b.order)[0];
 }
 

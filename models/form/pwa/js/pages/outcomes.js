@@ -14,7 +14,8 @@ let older = { list: [], more: true, problem: "" };
 
 export function model() {
   const list = [...(state.boot?.outcomes ?? []), ...older.list];
-  return { list: list.filter((each, i) => list.findIndex((other) => other.annotation_id === each.annotation_id) === i), ...older, older: undefined, ask: state.boot?.satisfaction ?? null };
+  const once = list.filter((each, i) => list.findIndex((other) => other.annotation_id === each.annotation_id) === i);
+  return { ...older, list: once, ask: state.boot?.satisfaction ?? null };
 }
 
 async function load(before) {

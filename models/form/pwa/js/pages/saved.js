@@ -31,7 +31,7 @@ export function model({ id }) {
 // Whoever goes on has no second thoughts: it may be sent.
 export async function leave({ id }) {
   await release(id);
-  flush();
+  flush({ now: true });
 }
 
 function undoButton(id, go) {
