@@ -177,5 +177,15 @@ def first_seen(conn: Connection[Any], device_id: str) -> datetime | None:
     )
 
 
+def of_asset(conn: Connection[Any], asset_id: str) -> str | None:
+    """The device that speaks of it; None: nobody does."""
+    found: str | None = (
+        conn.cursor(row_factory=scalar_row)
+        .execute("SELECT device_id FROM asset WHERE asset_id = %s", (asset_id,))
+        .fetchone()
+    )
+    return found
+
+
 def asset_exists(conn: Connection[Any], asset_id: str) -> bool:
     return conn.execute("SELECT FROM asset WHERE asset_id = %s", (asset_id,)).fetchone() is not None

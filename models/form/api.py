@@ -13,7 +13,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from pydantic import AwareDatetime, Field
 
 from models.contract.base import AssetId, Message, Score, Sha256, Text
-from models.contract.labels import LABELS_VERSION, FaultKind, Taxonomy, Verdict
+from models.contract.labels import LABELS_VERSION, FaultKind, Severity, Taxonomy, Verdict
 from models.contract.messages import Driver, Plot
 from models.contract.people import ATTACHMENT_BYTES, MediaType, Question
 
@@ -101,6 +101,10 @@ class AlarmView(Message):
     snoozed_until: AwareDatetime | None = None
     suppressed: bool = False
     comments: int = 0
+    severity: Severity | None = None
+    repeats: int = 1  # times that it was raised
+    muted: bool = False  # in a maintenance window
+    level: int = 0  # of escalation
 
 
 class QuestionView(Question):

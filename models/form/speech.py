@@ -9,6 +9,7 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
+from models.alarms import AlarmState
 from models.contract.labels import LABELS_VERSION, taxonomy
 from models.contract.messages import AlarmEvent, Annotation
 from models.contract.people import Question
@@ -82,6 +83,8 @@ def alarm_view(
     units: Mapping[str, str],
     blind: bool = False,
     answered: bool = False,
+    state: AlarmState | None = None,
+    suppressed: bool = False,
 ) -> AlarmView:
     """An alarm as the phone shows it."""
     return AlarmView(
@@ -100,6 +103,15 @@ def alarm_view(
         plot=event.plot,
         blind=blind,
         answered=answered,
+        severity=event.severity,
+        repeats=event.repeats,
+        muted=event.muted,
+        acknowledged_by=state.acknowledged.by if state and state.acknowledged else None,
+        assigned_to=state.assigned_to if state else None,
+        snoozed_until=state.snoozed_until if state else None,
+        level=state.level if state else 0,
+        comments=state.comments if state else 0,
+        suppressed=suppressed,
     )
 
 
