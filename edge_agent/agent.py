@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from edge_agent import sensors, systemd
+from edge_agent.alarms.desk import AlarmDesk
 from edge_agent.annotate import KEEP, Journal
 from edge_agent.attachments import Attachments
 from edge_agent.clock import Clock
@@ -40,7 +41,15 @@ from models.baseline import shipped
 from models.bundle.files import BadBundle, Bundle, unpack
 from models.bundle.signing import NotTrusted, PublicKeys
 from models.contract.base import Stream
-from models.contract.commands import FormNews, RequestReport, SendAgain
+from models.contract.commands import (
+    FormNews,
+    LiftSuppression,
+    RequestReport,
+    SendAgain,
+    SetMaintenance,
+    TakeAction,
+    TakeVerdict,
+)
 from models.contract.ids import new_trace_id
 from models.contract.messages import AlarmEvent, Body, FaultOfSensor, Phase, SensorFault
 from models.form.signin import SignIn
@@ -69,6 +78,7 @@ class Agent:
         self._vitals = Vitals(self.clock)
         self._writer = Writer(self._outbox, self.health.counters, self._told, config.outbox.memory_bytes)
         self.journal = Journal(self._outbox, self._writer.put)
+        self.alarms = AlarmDesk(self._outbox, self.journal, config.alarms, self.clock, self.health.counters)
         self._sources = {a.id: sensors.open_source(a.id, a.settings, a.resample, config.broker) for a in config.asset}
         self._blocks: queue.Queue[tuple[str, sensors.Block | None]] = queue.Queue(BLOCKS)
         self._silences = {
@@ -92,10 +102,18 @@ class Agent:
             examine,
         )
         self.rollout.start_up(baseline)
+        self.alarms.serve(
+            self.detector,
+            [(p.asset.id, [s.name for s in p.signals], 3600 * p.spec.rate_hz / p.spec.hop) for p in pipelines],
+        )
         self._pick_up_alarms()
         server_keys = _keys(config.trust.server_keys, None)
         self.commands = Commands(config.device, server_keys, self._outbox, self.health.counters)
         self.commands.register(FormNews, self.journal.note_news)
+        self.commands.register(TakeAction, self.alarms.take_action)
+        self.commands.register(TakeVerdict, self.alarms.take_verdict)
+        self.commands.register(SetMaintenance, self.alarms.take_maintenance)
+        self.commands.register(LiftSuppression, self.alarms.take_lift)
         self.commands.register(RequestReport, lambda _body, _db: self.health.ask())
         if config.broker:
             self._uplink = Uplink(
@@ -126,6 +144,7 @@ class Agent:
         readers = [self._start(f"source-{a.id}", partial(self._read, a)) for a in self.config.asset]
         self._start("writer", self._writer.loop)
         self._start("rollout", self.rollout.loop)
+        self._start("alarms", self.alarms.loop)
         if self._uplink:
             self._start("uplink", self._uplink.loop)
         systemd.notify(systemd.READY, f"STATUS={self._line()}")
@@ -146,7 +165,7 @@ class Agent:
         if self.config.form.sign_in == "enrolled":
             people = People(self.config.state_dir / "people.db")
             sign_in = SignIn(people, timedelta(days=self.config.form.session_days), hash_pin, check_pin)
-        return Desk(self, self.journal, attachments, self.detector.health, self.clock.now, sign_in)
+        return Desk(self, self.journal, attachments, self.alarms, self.detector.health, self.clock.now, sign_in)
 
     def status(self) -> dict[str, Any]:
         """What `edge-agent status` and the page show."""
@@ -206,9 +225,12 @@ class Agent:
             asset = episode.event.asset
             pipeline = self.detector.pipelines.get(asset)
             if not episode.open:
+                if episode.cleared_at and pipeline and not self._sources[asset].ends:
+                    pipeline.rest(episode.event, episode.cleared_at)
                 continue
             if pipeline is None or self._sources[asset].ends or not pipeline.resume(episode.event):
-                self._put([episode.event.model_copy(update={"phase": Phase.CLEARED, "made_at": self.clock.now()})])
+                over = {"phase": Phase.CLEARED, "made_at": self.clock.now(), "cleared_by": "source"}
+                self._put([episode.event.model_copy(update=over)])
 
     def _read(self, asset: Asset, _pulse: Pulse) -> None:
         """A source's thread. It may wait long for its machine: that it is silent is for `_look_for_silence` to tell."""
@@ -273,7 +295,7 @@ class Agent:
 
     def _put(self, bodies: Sequence[Body]) -> None:
         quality = self.clock.quality
-        self.journal.put([body.model_copy(update={"time_quality": quality}) for body in bodies])
+        self.alarms.put([body.model_copy(update={"time_quality": quality}) for body in bodies])
 
     def _told(self, bodies: Sequence[Body]) -> None:
         """On disk now, or as much as there can be."""
@@ -286,7 +308,9 @@ class Agent:
     def _pipeline(self, asset: Asset, bundle: Bundle) -> Pipeline:
         source = self._sources[asset.id]
         spec = asset.window or bundle.manifest.window or default_window(source.rate_hz)
-        return Pipeline(asset, source.signals, spec, self.config.state_dir / "references", self.clock)
+        return Pipeline(
+            asset, source.signals, spec, self.config.state_dir / "references", self.clock, self.config.alarms
+        )
 
     def _start(self, name: str, loop: Callable[[Pulse], None]) -> threading.Thread:
         pulse = no_pulse if name.startswith("source-") else self._vitals.pulse(name)
@@ -317,6 +341,7 @@ class Agent:
             source.stop()
         self.detector.flush(force=True)
         self._beat(force=True)
+        self.alarms.stop()
         self.rollout.stop(clean=self._failed is None)
         self._writer.flush(FLUSH_S)
         if self._uplink:
@@ -326,7 +351,7 @@ class Agent:
         self.clock.close()
         self._writer.stop()
         for thread in threading.enumerate():
-            if thread.name.startswith(("source-", "rollout", "uplink", "page", "writer")):
+            if thread.name.startswith(("source-", "rollout", "alarms", "uplink", "page", "writer")):
                 thread.join(3.0)
 
 

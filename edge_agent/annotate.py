@@ -75,13 +75,20 @@ class Journal:
     def close(self) -> None:
         self._db.close()
 
-    def put(self, bodies: Sequence[Body]) -> None:
-        """Into the outbox, and alarms into the journal with it."""
+    def put(self, bodies: Sequence[Body], within: Callable[[sqlite3.Connection], object] | None = None) -> None:
+        """Into the outbox, and alarms into the journal with it; and what else belongs into that transaction."""
         alarms = [body for body in bodies if isinstance(body, AlarmEvent)]
-        self._write(bodies, (lambda db: _note(db, alarms)) if alarms else None)
 
-    def take(self, annotation: Annotation) -> Taken:
-        """Confirm an annotation once: the same again is no second one, and the same id with other words is refused."""
+        def note(db: sqlite3.Connection) -> None:
+            _note(db, alarms)
+            if within:
+                within(db)
+
+        self._write(bodies, note if alarms or within else None)
+
+    def take(self, annotation: Annotation, also: Callable[[sqlite3.Connection], object] | None = None) -> Taken:
+        """Confirm an annotation once: the same again is no second one, and the same id with other words is refused.
+        `also` is done in the same transaction, the first time."""
         digest = annotation.digest()
         key = str(annotation.annotation_id)
 
@@ -95,6 +102,8 @@ class Journal:
                 (key, digest, last + 1, dump(annotation).decode()),
             )
             db.execute("UPDATE said SET body = NULL WHERE seq <= ?", (last + 1 - KEEP,))
+            if also:
+                also(db)
 
         try:
             self._outbox.put([annotation], within=remember)

@@ -94,13 +94,15 @@ def annotate(args: argparse.Namespace) -> int:
     """Say what an alarm was, or what happened on an asset. Works without a network; prints the annotation's id."""
     from pydantic import ValidationError
 
+    from edge_agent.alarms.desk import AlarmDesk
     from edge_agent.annotate import Journal
     from edge_agent.outbox import Outbox
     from models.contract.ids import new_trace_id
     from models.contract.messages import Annotation
 
     config = settings.load(args.config)
-    journal = Journal(Outbox(config.state_dir / "outbox.db", config.outbox, owner=False))
+    outbox = Outbox(config.state_dir / "outbox.db", config.outbox, owner=False)
+    journal = Journal(outbox)
     episode = journal.episode(args.event) if args.event else None
     if args.event and episode is None:
         raise AgentError(f"there is no alarm {args.event} on this device")
@@ -128,7 +130,7 @@ def annotate(args: argparse.Namespace) -> int:
         annotation = Annotation.model_validate(fields)
     except ValidationError as exc:
         raise AgentError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())) from exc
-    taken = journal.take(annotation)
+    taken = AlarmDesk(outbox, journal, config.alarms).annotate(annotation)
     if taken == "conflict":
         raise AgentError(f"annotation {annotation.annotation_id} was saved already, with other words")
     print(

@@ -16,6 +16,7 @@ from edge_agent.errors import BadConfig
 from edge_agent.sensors.channel import Resample
 from edge_agent.settings import Broker as Broker
 from edge_agent.settings import FilePath, InputFile, Settings
+from models.contract.alarms import Criticality
 from models.contract.base import AssetId, DeviceId, Text
 from models.contract.signals import WindowSpec
 from models.form.signin import OPEN_TO_ALL, is_loopback
@@ -117,6 +118,7 @@ class Asset(sensors.Tables):
     source: str
     resample: Resample | None = None  # onto one grid of instants, where samples are irregular or signals differ in rate
     silent_after_s: Annotated[float, Field(gt=0)] | None = None  # None: three periods of the source
+    criticality: Criticality = "normal"  # low, normal or high: how much the site depends on it
     window: WindowSpec | None = None  # None: the bundle's; without one there, by the rate
     sample_share: Annotated[float, Field(ge=0, le=1)] = 0.05  # of quiet windows sent with their features
     hard_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of windows scored close to the threshold
@@ -137,6 +139,17 @@ class Asset(sensors.Tables):
         return table
 
 
+class Alarms(Settings):
+    """The life of an alarm. Seconds are of the samples, so a replay at any speed gives the same alarms."""
+
+    hold_s: Annotated[float, Field(ge=0)] = 60.0  # raised again within this is the same alarm, with one more repeat
+    min_open_s: Annotated[float, Field(ge=0)] = 0.0  # it stays open for so long at least
+    settle_s: Annotated[float, Field(ge=0)] = 600.0  # after maintenance: muted and kept out of training
+    suppress_days: Annotated[float, Field(gt=0, le=366)] = 14.0  # a false alarm is quiet for so long,
+    suppress_hours: Annotated[float, Field(gt=0)] = 24.0  # and for so many hours of windows in all
+    suppressions: Annotated[int, Field(ge=0, le=50)] = 8  # at once on one asset
+
+
 class Config(Settings):
     device: DeviceId = "local.device"
     state_dir: FilePath = Field(default=Path("agent-state"), validate_default=True)
@@ -148,6 +161,7 @@ class Config(Settings):
     outbox: OutboxRoom = OutboxRoom()
     log: Log = Log()
     form: Form = Form()
+    alarms: Alarms = Alarms()
     asset: Annotated[tuple[Asset, ...], Field(min_length=1)]
 
     @model_validator(mode="after")

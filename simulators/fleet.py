@@ -69,6 +69,11 @@ server_keys = ["{server}"]
 [form]
 port = {member.form_port}
 
+# A life in minutes: faults follow each other in seconds, and what is called false shall be seen again, to learn from.
+[alarms]
+hold_s = 1.0
+suppressions = 0
+
 [[asset]]
 id = "{member.asset}"
 kind = "pump"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from edge_agent.errors import BundleRejected
 from edge_agent.health import agent_version
 from models.bundle.files import BadBundle, Bundle
 from models.bundle.manifest import new_enough
+from models.contract.alarms import Maintenance
 from models.contract.messages import (
     AssetHealth,
     Assignment,
@@ -25,6 +27,7 @@ from models.contract.messages import (
 from models.contract.release import Cause
 from models.features.extract import warm_up
 from models.scoring import Scorer
+from models.suppress import Pattern
 
 
 class Detector:
@@ -51,6 +54,26 @@ class Detector:
             with self._lock:
                 if self._shadow:
                     self._shadow.work()
+
+    def suppress(self, asset: str, patterns: Sequence[Pattern]) -> list[UUID]:
+        """These do not alarm on this asset, and no others. Returns those that its model cannot tell from a fault."""
+        with self._lock:
+            return self.pipelines[asset].suppress(patterns)
+
+    def mute(self, asset: str, window: Maintenance | None) -> None:
+        """Alarms of this asset are told to nobody and marked; None: they are told again."""
+        with self._lock:
+            self.pipelines[asset].maintenance = window
+
+    def shapes(self) -> list[tuple[str, UUID, NDArray[np.float32]]]:
+        """Asset, alarm and its windows, where there are new ones since the last time."""
+        with self._lock:
+            return [(p.asset.id, *shape) for p in self.pipelines.values() for shape in p.shapes()]
+
+    def suppressed(self) -> dict[UUID, tuple[int, float]]:
+        """Windows of each suppression since the start, and when the last one was."""
+        with self._lock:
+            return {i: (n, p.suppressed_at[i]) for p in self.pipelines.values() for i, n in p.suppressed.items()}
 
     def begin_recording(self, asset: str) -> None:
         """The next block of this asset is the first of another recording."""

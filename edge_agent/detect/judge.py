@@ -14,21 +14,24 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
+from uuid import UUID
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.errors import BundleRejected
 from edge_agent.files import write_whole
-from models import selfref
+from models import alarms, selfref
 from models.bundle.files import BadBundle
 from models.contract.features import vector_names
+from models.contract.labels import Severity
 from models.contract.messages import (
     Driver,
 )
 from models.contract.release import Cause
 from models.contract.signals import Signal, WindowSpec
 from models.scoring import Scored, Scorer
+from models.suppress import Pattern, Region, Space, region
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +47,7 @@ class Seen(NamedTuple):
     over: bool  # smooth is at or over the threshold
     open: bool  # an episode is open
     latency_us: float
+    suppressed: UUID | None = None  # it is over, but for this pattern
 
 
 class Judge:
@@ -75,6 +79,10 @@ class Judge:
         self._to_learn = math.ceil(manifest.novelty.learn * self._overlap)
         self._file = folder / f"{_reference_name(asset, names, spec, scorer.bundle.sha256)}.npz" if folder else None
         self.reference = self._load_reference() if scorer.learns_on_device else None
+        self._patterns: tuple[Pattern, ...] = ()
+        self._space: Space | None = None
+        self._regions: list[Region] = []
+        self._left: deque[float] = deque(maxlen=self.rule.smooth)  # scores without what is suppressed
 
     @property
     def learning(self) -> bool:
@@ -96,6 +104,8 @@ class Judge:
         self.reference, self._to_learn = None, n_windows
         self._learned.clear()
         self._recent.clear()
+        self._left.clear()
+        self._regions, self._space = [], None
         self._over = self._under = 0
         self.open = False
 
@@ -103,6 +113,7 @@ class Judge:
         """Fix what is normal by the windows seen so far. Raises selfref.TooFew."""
         self.reference = selfref.fit(np.array(self._learned), self._selection, self._overlap)
         self._learned.clear()
+        self.suppress(self._patterns)
         if self._file:
             whole = io.BytesIO()
             np.savez(whole, **self.reference._asdict())
@@ -115,22 +126,80 @@ class Judge:
     def see(self, vector: NDArray[np.float64]) -> Seen:
         """Score one window and move the episode along."""
         began = time.perf_counter()
-        inputs = self._selection.apply(vector) if self.reference is not None else vector[self._positions]
-        try:
-            scored = self.scorer.score(inputs, self.reference)
-        except Exception:  # onnxruntime's errors have no common base; a model that fails must not take the agent down
-            scored = Scored(math.nan, None, {})
+        inputs = self._inputs(vector)
+        scored = self._score(inputs)
         self.bad = 0 if math.isfinite(scored.score) else self.bad + 1
+        left, pattern = self._without_patterns(scored, inputs)
         self._recent.append(scored.score if math.isfinite(scored.score) else 0.0)
-        smooth = statistics.median(self._recent) if len(self._recent) > 1 else self._recent[0]
+        self._left.append(left if math.isfinite(left) else 0.0)
+        smooth, rest = statistics.median(self._recent), statistics.median(self._left)
         over = smooth >= self.rule.raise_at
-        self._over = self._over + 1 if over else 0
-        self._under = self._under + 1 if smooth < self.rule.clear_at else 0
+        self._over = self._over + 1 if rest >= self.rule.raise_at else 0
+        self._under = self._under + 1 if rest < self.rule.clear_at else 0
         if not self.open:
             self.open = self._over >= self.rule.raise_after
         elif self._under >= self.rule.clear_after:
             self.open = False
-        return Seen(scored, smooth, over, self.open, (time.perf_counter() - began) * 1e6)
+        suppressed = pattern if over and rest < self.rule.raise_at else None
+        return Seen(scored, smooth, over, self.open, (time.perf_counter() - began) * 1e6, suppressed)
+
+    def believed(self, seen: Seen) -> str | None:
+        """The class that explains the window; None: the model believes in none."""
+        name, shares = seen.scored.fault_class, seen.scored.probabilities
+        return name if name in shares and shares[name] >= max(shares.values()) else None
+
+    # -- what a person called a false alarm ---------------------------------------------------------------------
+
+    def suppress(self, patterns: Sequence[Pattern]) -> list[UUID]:
+        """These do not alarm from now on, and no others. Returns those that this model cannot tell from a fault."""
+        self._patterns = tuple(patterns)
+        self._regions, self._space = [], self._find_space()
+        if self._space is not None:
+            for pattern in self._patterns:
+                inputs = [self._inputs(v) for v in pattern.vectors.astype(np.float64)]
+                quiet = pattern.names == tuple(self._names) and region(
+                    pattern, inputs, self._space, lambda x: self._score(x).score < self.rule.raise_at
+                )
+                if quiet:
+                    self._regions.append(quiet)
+        told_apart = {each.suppression_id for each in self._regions}
+        return [pattern.suppression_id for pattern in self._patterns if pattern.suppression_id not in told_apart]
+
+    def _without_patterns(self, scored: Scored, inputs: NDArray[np.float64]) -> tuple[float, UUID | None]:
+        """The score that stays if the pattern that explains most is taken out; what would stop a machine stays."""
+        best: tuple[float, UUID | None] = (scored.score, None)
+        if self._space is None or not scored.score >= self.rule.clear_at:
+            return best
+        name = scored.fault_class if scored.probabilities else None
+        if name and scored.probabilities[name] < max(scored.probabilities.values()):
+            name = None
+        if alarms.severity(min(1.0, scored.score), self.rule.raise_at, name, sudden=True) is Severity.STOP:
+            return best
+        for each in self._regions:
+            left = self._score(each.without(inputs, self._space)).score
+            if left < best[0]:
+                best = left, each.suppression_id
+        return best
+
+    def _find_space(self) -> Space | None:
+        usual = self.scorer.manifest.usual
+        if self.reference is not None:
+            return Space.of(self.reference.center, self.reference.whiten)
+        if self.scorer.learns_on_device or not usual:
+            return None
+        spread = np.array([u.spread for u in usual])
+        return Space(np.array([u.center for u in usual]), np.diag(1 / spread), np.diag(spread))
+
+    def _inputs(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
+        return self._selection.apply(vector) if self.reference is not None else vector[self._positions]
+
+    def _score(self, inputs: NDArray[np.float64]) -> Scored:
+        try:
+            return self.scorer.score(inputs, self.reference)
+        except Exception:  # onnxruntime's errors have no common base; a model that fails must not take the agent down
+            return Scored(math.nan, None, {})
+
+    # -- drivers, and what is remembered ------------------------------------------------------------------------
 
     def drivers(self, vector: NDArray[np.float64]) -> tuple[Driver, ...]:
         """The features furthest from what is usual, in usual spreads."""

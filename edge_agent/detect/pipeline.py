@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Literal
@@ -16,12 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edge_agent.clock import SYSTEM, Clock
-from edge_agent.config import Asset
+from edge_agent.config import Alarms, Asset
+from edge_agent.detect.episodes import Episode, Episodes
 from edge_agent.detect.judge import Judge, Seen
 from edge_agent.detect.plot import NormalWindow
 from edge_agent.detect.predictions import PredictionLog
 from edge_agent.detect.shadow import Shadow
 from edge_agent.detect.trial import Pairs
+from models import alarms
+from models.alarms import NOVELTY, SUDDEN
+from models.contract.alarms import Maintenance
 from models.contract.features import FEATURE_SET, vector_names
 from models.contract.ids import new_trace_id
 from models.contract.messages import (
@@ -36,20 +40,12 @@ from models.contract.messages import (
 from models.contract.signals import Signal, WindowSpec
 from models.features.extract import extract
 from models.scoring import Scorer
+from models.suppress import Pattern
 from models.windows import Window, Windower
 
 UPDATE_EVERY_S: Final = 10.0  # an open episode is told again at most so often,
 UPDATE_STEP: Final = 0.05  # and only when its score has risen by so much
 HARD_BAND: Final = 0.1  # a score this close to the threshold is a hard example
-
-
-class _Episode:
-    """An open alarm."""
-
-    def __init__(self, event_id: UUID, trace: UUID, opened_at: datetime) -> None:
-        self.event_id, self.trace, self.opened_at = event_id, trace, opened_at
-        self.told_score = 0.0
-        self.told_at = 0.0
 
 
 class Pipeline:
@@ -62,13 +58,19 @@ class Pipeline:
         spec: WindowSpec,
         folder: Path | None,
         clock: Clock = SYSTEM,
+        rules: Alarms | None = None,
     ) -> None:
-        self._clock = clock
+        self._clock, rules = clock, rules or Alarms()
         self.asset, self.signals, self.spec, self._folder = asset, signals, spec, folder
         self.names = vector_names(s.name for s in signals)
         self._windower = Windower(spec, len(signals))
         self._vector = np.empty(len(self.names))
-        self._episode: _Episode | None = None
+        self._episodes = Episodes(rules.hold_s, rules.min_open_s)
+        self._since_low = SUDDEN + 1  # windows since the score was far from an alarm
+        self.maintenance: Maintenance | None = None  # it mutes
+        self._patterns: tuple[Pattern, ...] = ()
+        self.suppressed: Counter[UUID] = Counter()  # windows by suppression, since the agent's start
+        self.suppressed_at: dict[UUID, float] = {}  # the last of them, epoch seconds of the samples
         self._bad_signal: tuple[str, FaultOfSensor] | None = None
         self._normal = NormalWindow(signals, spec)
         self._dice = random.Random()  # noqa: S311 - picks windows to send, guards nothing
@@ -85,7 +87,16 @@ class Pipeline:
 
     def judge(self, scorer: Scorer) -> Judge:
         """A judge for this asset. Raises BundleRejected."""
-        return Judge(self.asset.id, scorer, self.signals, self.spec, self._folder)
+        judge = Judge(self.asset.id, scorer, self.signals, self.spec, self._folder)
+        judge.suppress(self._patterns)
+        return judge
+
+    def suppress(self, patterns: Sequence[Pattern]) -> list[UUID]:
+        """These do not alarm from now on. Returns those that the model that runs cannot tell from a fault."""
+        self._patterns = tuple(patterns)
+        if self.candidate:
+            self.candidate.suppress(self._patterns)
+        return self.current.suppress(self._patterns) if self.current else []
 
     def feed(self, times: NDArray[np.float64], values: NDArray[np.float32], pairs: Pairs) -> Iterator[Body]:
         """What is to be sent for a block: times float64[n] in epoch seconds, values float32[n_signals, n]."""
@@ -96,17 +107,44 @@ class Pipeline:
 
     def resume(self, event: AlarmEvent) -> bool:
         """Go on with an episode that was open when the agent ended. False: it can not be told how it went on."""
-        if self._episode or event.trial or self.current is None or self.current.learning:
+        if event.trial or self.current is None or self.current.learning:
             return False
-        self._episode = _Episode(event.event_id, event.trace_id, event.opened_at)
-        self._episode.told_score, self._episode.told_at = event.score, self._clock.monotonic()
+        episode = self._episode(event)
+        episode.told_score, episode.told_at = event.score, self._clock.monotonic()
+        self._episodes.open.append(episode)
         self.current.open = True
         return True
+
+    def rest(self, event: AlarmEvent, cleared_at: datetime) -> None:
+        """An episode that was over when the agent ended: it may reopen."""
+        episode = self._episode(event)
+        episode.cleared_at = cleared_at.timestamp()
+        self._episodes.resting.append(episode)
+
+    def _episode(self, event: AlarmEvent) -> Episode:
+        return Episode(
+            event_id=event.event_id,
+            trace=event.trace_id,
+            opened_at=event.opened_at,
+            family=event.family or NOVELTY,
+            raised_at=event.window_end.timestamp(),
+            repeats=event.repeats,
+            severity=event.severity,
+            muted=event.muted,
+        )
+
+    def shapes(self) -> Iterator[tuple[UUID, NDArray[np.float32]]]:
+        """The windows of alarms, float32[n, n_features], where there are new ones since the last time."""
+        for episode in (*self._episodes.open, *self._episodes.resting):
+            if episode.new_vectors:
+                episode.new_vectors = False
+                yield episode.event_id, np.array(episode.vectors)
 
     def begin_recording(self) -> None:
         """A new recording begins: nothing in it is in a row with what was before. Where the settings say how much of
         each recording is known to be normal, that is learned from it anew."""
         self._windower.reset()
+        self._episodes.part()
         rows = self.asset.csv.normal_rows if self.asset.csv else None
         if rows and self.current and self.current.scorer.learns_on_device:
             self.current.learn_anew(max(8, (rows - self.spec.n_samples) // self.spec.hop + 1))
@@ -151,7 +189,10 @@ class Pipeline:
         judge, seen = (self.candidate, candidate) if trial else (self.current, current)
         assert judge is not None
         assert seen is not None
-        yield from self._move_episode(trace, window, judge, seen, trial, vector)
+        if current.suppressed:
+            self.suppressed[current.suppressed] += 1
+            self.suppressed_at[current.suppressed] = window.end
+        yield from self._move_episodes(trace, window, judge, seen, trial, vector)
         if sample := self._sample(trace, window, current, vector):
             yield sample
 
@@ -178,7 +219,11 @@ class Pipeline:
                 "last_sample_at": None if self.last_sample is None else _instant(self.last_sample),
                 "state": state,
                 "score": None if score is None else min(1.0, max(0.0, score)),
-                "alarm": self._episode is not None,
+                "alarm": bool(self._episodes.open),
+                "criticality": self.asset.criticality,
+                "maintenance_since": self.maintenance and self.maintenance.start,
+                "maintenance_id": self.maintenance and self.maintenance.maintenance_id,
+                "suppressed": self.suppressed.total(),
                 "kind": self.asset.kind,
                 "hall": self.asset.hall,
                 "code": self.asset.code,
@@ -221,28 +266,38 @@ class Pipeline:
         if log.due and (message := log.take()):
             yield message
 
-    def _move_episode(
+    def _move_episodes(
         self, trace: UUID, window: Window, judge: Judge, seen: Seen, trial: bool, vector: NDArray[np.float64]
     ) -> Iterator[Body]:
-        episode, now = self._episode, self._clock.monotonic()
-        if seen.open and episode is None:
-            length = judge.rule.raise_after * self.spec.hop / self.spec.rate_hz
-            episode = self._episode = _Episode(new_trace_id(), trace, _instant(window.end - length))
-            yield self._alarm(Phase.RAISED, episode, trace, window, judge, seen, trial, vector)
-        elif episode and not seen.open:
-            self._episode = None
-            yield self._alarm(Phase.CLEARED, episode, trace, window, judge, seen, trial, vector)
-            return
-        elif episode and seen.smooth > episode.told_score + UPDATE_STEP and now - episode.told_at > UPDATE_EVERY_S:
-            yield self._alarm(Phase.UPDATED, episode, trace, window, judge, seen, trial, vector)
-        else:
-            return
-        episode.told_score, episode.told_at = seen.smooth, now
+        family = alarms.family(judge.believed(seen)) if seen.over else None
+        length = judge.rule.raise_after * self.spec.hop / self.spec.rate_hz
+        changed = self._episodes.move(window.end, seen.open, family, _instant(window.end - length), trace)
+        episode = self._episodes.leading(family)
+        if episode and seen.over and not seen.suppressed:
+            episode.keep(vector)
+            severity = alarms.severity(
+                min(1.0, seen.smooth), judge.rule.raise_at, judge.believed(seen), sudden=self._since_low <= SUDDEN
+            )
+            risen = alarms.worse(episode.severity, severity) != episode.severity
+            episode.severity = alarms.worse(episode.severity, severity)
+            if episode not in (e for _, e in changed) and (risen or self._is_news(episode, seen)):
+                changed.append((Phase.UPDATED, episode))
+        self._since_low = 0 if seen.smooth < judge.rule.raise_at / 2 else self._since_low + 1
+        for phase, each in changed:
+            each.muted = self.maintenance is not None
+            each.told_score, each.told_at = seen.smooth, self._clock.monotonic()
+            yield self._alarm(phase, each, trace, window, judge, seen, trial, vector)
+
+    def _is_news(self, episode: Episode, seen: Seen) -> bool:
+        if episode.muted != (self.maintenance is not None):
+            return True
+        late = self._clock.monotonic() - episode.told_at > UPDATE_EVERY_S
+        return late and seen.smooth > episode.told_score + UPDATE_STEP
 
     def _alarm(
         self,
         phase: Phase,
-        episode: _Episode,
+        episode: Episode,
         trace: UUID,
         window: Window,
         judge: Judge,
@@ -269,6 +324,11 @@ class Pipeline:
             features=dict(zip(self.names, map(float, vector), strict=True)),
             drivers=drivers,
             trial=trial,
+            family=episode.family,
+            severity=episode.severity,
+            repeats=episode.repeats,
+            muted=episode.muted,
+            cleared_by="" if phase is not Phase.CLEARED else "verdict" if seen.suppressed else "signal",
             recorded=self.asset.source == "csv",
             plot=self._normal.against(window, drivers),
         )
@@ -280,7 +340,7 @@ class Pipeline:
         if self._dice.random() >= share:
             share, reason = (1 - share) * self.asset.hard_share, "hard"
             close = abs(seen.scored.score - self.current.rule.raise_at) < HARD_BAND
-            if not close or self._dice.random() >= self.asset.hard_share:
+            if not (close or seen.suppressed) or self._dice.random() >= self.asset.hard_share:
                 return None
         if not math.isfinite(seen.scored.score):
             return None
@@ -292,6 +352,8 @@ class Pipeline:
                 "window_start": _instant(window.start),
                 "window_end": _instant(window.end),
                 "reason": reason,
+                "suppressed_by": seen.suppressed,
+                "muted": self.maintenance is not None,
                 "probability": share,
                 "score": min(1.0, max(0.0, seen.scored.score)),
                 "model": self.current.scorer.bundle.ref,

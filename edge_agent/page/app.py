@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from edge_agent.page import form_api, pages, uploads
+from edge_agent.page import actions, form_api, pages, uploads
 from edge_agent.page.answers import error
 from edge_agent.page.desk import Desk
 from models import form
@@ -31,6 +31,7 @@ def make_app(desk: Desk) -> Starlette:
             *(gate.routes(sign_in, device, desk.now) if sign_in else ()),
             *form_api.routes(desk),
             *uploads.routes(desk),
+            *actions.routes(desk),
             Mount("/form", FormFiles()),
             Mount("/static", StaticFiles(directory=form.STATIC)),
         ],

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from edge_agent.alarms.desk import AlarmDesk
 from edge_agent.annotate import Journal
 from edge_agent.attachments import Attachments
 from models.contract.messages import AssetHealth
@@ -29,6 +30,7 @@ class Desk:
     agent: Shown
     journal: Journal
     attachments: Attachments
+    alarms: AlarmDesk
     health: Callable[[], dict[str, AssetHealth]]
     now: Callable[[], datetime]
     sign_in: SignIn | None = None

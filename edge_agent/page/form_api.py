@@ -43,7 +43,7 @@ def routes(desk: Desk) -> list[Route]:
             if desk.sign_in and not await run_in_threadpool(desk.sign_in.may_send_for, visitor.session, said.annotator):
                 return error(403, "not_yours", f"{said.annotator} has never signed in on this phone", given)
             stamps["sent_by"] = visitor.who.person
-        taken = journal.take(said.model_copy(update=stamps))
+        taken = desk.alarms.annotate(said.model_copy(update=stamps))
         if taken == "conflict":
             return error(409, "conflict", "this id stands for other words", given)
         state = "stored" if journal.is_stored(said.annotation_id) else "kept"
@@ -85,6 +85,10 @@ def routes(desk: Desk) -> list[Route]:
         asked = [each for each in views.questions(journal, now, person) if each.asset in assets]
         blind = {each.event_id for each in asked if each.blind}
         news = {str(each.annotation_id): each for each in journal.news().outcomes}
+        shown = [each for each in journal.episodes(ALARMS) if each.event.asset in assets]
+        states = desk.alarms.states(shown)
+        holding = [row.said for row in desk.alarms.suppressions() if row.holds]
+        quiet = {each.event_id for each in holding}
         whole = api.Bootstrap(
             host="agent",
             name=agent.device,
@@ -101,12 +105,18 @@ def routes(desk: Desk) -> list[Route]:
                     assets[each.event.asset],
                     blind=each.event.event_id in blind,
                     answered=each.event.event_id in answered,
+                    state=states[each.event.event_id],
+                    suppressed=each.event.event_id in quiet,
                 )
-                for each in journal.episodes(ALARMS)
-                if each.event.asset in assets
+                for each in shown
             ),
             questions=tuple(speech.question_view(each, lang) for each in asked),
-            outcomes=tuple(views.outcome_view(each, lang, news) for each in said),
+            outcomes=tuple(
+                views.outcome_view(
+                    each, lang, news, suppressed=each.annotation.annotation_id in {s.annotation_id for s in holding}
+                )
+                for each in said
+            ),
             satisfaction=views.satisfaction(journal, agent.device, lang, now, person),
             policy=speech.policy(lang),
         )

@@ -44,7 +44,7 @@ def routes(desk: Desk) -> list[Route]:
             annotation = form.read_form(fields)
             if annotation.asset not in health():
                 raise ValueError("This asset is not watched by this device.")
-            if journal.take(annotation) == "conflict":
+            if desk.alarms.annotate(annotation) == "conflict":
                 raise ValueError("This was saved already, with other words. Open the alarm again to correct it.")
         except ValueError as exc:
             subject = _subject_of(fields)

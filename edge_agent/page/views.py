@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from edge_agent.annotate import KEEP, Episode, Journal, Said
+from models.alarms import AlarmState
 from models.contract.messages import AssetHealth
 from models.contract.people import Question, Verdicted
 from models.form import api, speech
@@ -25,11 +26,21 @@ def asset_view(name: str, device: str, asset: AssetHealth) -> api.AssetView:
         alarm=asset.alarm,
         score=asset.score,
         last_sample_at=asset.last_sample_at,
+        maintenance_since=asset.maintenance_since,
+        maintenance_id=asset.maintenance_id,
     )
 
 
 def alarm_view(
-    episode: Episode, device: str, lang: str, asset: AssetHealth | None, *, blind: bool, answered: bool
+    episode: Episode,
+    device: str,
+    lang: str,
+    asset: AssetHealth | None,
+    *,
+    blind: bool,
+    answered: bool,
+    state: AlarmState,
+    suppressed: bool = False,
 ) -> api.AlarmView:
     end = episode.end
     if episode.open and asset and asset.last_sample_at:
@@ -44,10 +55,12 @@ def alarm_view(
         units={signal.name: signal.unit for signal in asset.signals} if asset else {},
         blind=blind,
         answered=answered,
+        state=state,
+        suppressed=suppressed,
     )
 
 
-def outcome_view(said: Said, lang: str, news: dict[str, Verdicted]) -> api.OutcomeView:
+def outcome_view(said: Said, lang: str, news: dict[str, Verdicted], *, suppressed: bool = False) -> api.OutcomeView:
     """With what the server made of it, as far as it has said so."""
     heard = news.get(str(said.annotation.annotation_id))
     model = None
@@ -60,6 +73,7 @@ def outcome_view(said: Said, lang: str, news: dict[str, Verdicted]) -> api.Outco
         status=heard.status if heard else "",
         reason=heard.reason if heard else "",
         model=model,
+        suppressed=suppressed,
     )
 
 
