@@ -46,6 +46,7 @@ from models.contract.commands import (
     LiftSuppression,
     RequestReport,
     SendAgain,
+    SetBudget,
     SetMaintenance,
     TakeAction,
     TakeVerdict,
@@ -125,8 +126,11 @@ class Agent:
                 self.commands.take,
                 self.health.counters,
                 clock=self.clock,
+                settings=config.uplink,
+                put=self._put,
             )
             uplink = self._uplink
+            self.commands.register(SetBudget, uplink.budget.set)
             self.commands.register(SendAgain, lambda _body, _db: uplink.send_again())
 
     def run(self) -> int:

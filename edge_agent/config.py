@@ -80,6 +80,20 @@ DnsName = Annotated[
 ]
 
 
+class UplinkSettings(Settings):
+    """What may be sent, and how eagerly. A budget counts payloads, topics and what MQTT adds, in both directions.
+
+    bytes_per_day, bytes_per_month, kbit_per_s: none by default; `fleet-server command send DEVICE set_budget` says
+        otherwise. Raw stops at half of a budget, telemetry at three quarters, health at nearly all; alarms go on.
+    telemetry_every_s: telemetry gathers for so long, so that one message and one receipt do for all of it. 0: at once.
+    """
+
+    bytes_per_day: Annotated[int, Field(ge=10_000)] | None = None
+    bytes_per_month: Annotated[int, Field(ge=100_000)] | None = None
+    kbit_per_s: Annotated[float, Field(gt=0)] | None = None
+    telemetry_every_s: Annotated[float, Field(ge=0)] = 2.0
+
+
 class Form(Settings):
     """The agent's own page: alarms and the technician's form. Port 0 takes a free one, -1 switches it off."""
 
@@ -160,6 +174,7 @@ class Config(Settings):
     trust: Trust = Trust()
     outbox: OutboxRoom = OutboxRoom()
     log: Log = Log()
+    uplink: UplinkSettings = UplinkSettings()
     form: Form = Form()
     alarms: Alarms = Alarms()
     asset: Annotated[tuple[Asset, ...], Field(min_length=1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import threading
 from collections.abc import Iterable
@@ -13,10 +14,11 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from fleet_server.ingest.reading import PACK
 from models.contract import topics
 from models.contract.base import SeqRange, Stream
-from models.contract.codec import dump, load
-from models.contract.messages import Envelope, Fetch, Session, StreamCount
+from models.contract.codec import dump, load, unpacked, wrap
+from models.contract.messages import Envelope, Fetch, Pack, Session, StreamCount
 from tests.builders import Fleet
 
 
@@ -33,6 +35,7 @@ class Receiver:
     def __init__(self, port: int, path: Path, fleet: Fleet) -> None:
         self.fleet, self.stores = fleet, True
         self.receipts_for = set(Stream)
+        self.takes_packs, self.packs = False, 0
         self.copies: dict[tuple[str, str, int], int] = {}
         self.conflicts: list[tuple[str, str, int]] = []
         self.fetches: list[Fetch] = []
@@ -98,6 +101,14 @@ class Receiver:
         if topic == topics.session(self.fleet.device):
             self.sessions.append(load(Session, payload))
             return
+        payload = unpacked(payload)
+        if payload.startswith(PACK):
+            self.packs += 1
+            each = load(Pack, payload)
+            for seq, body in each.records:
+                text = json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+                self._take(topic, wrap(each.device, each.epoch, each.stream, seq, text))
+            return
         record = load(Envelope, payload)
         place = (record.epoch, record.stream.value, record.seq)
         self.copies[place] = self.copies.get(place, 0) + 1
@@ -110,7 +121,9 @@ class Receiver:
                 if known.fetchone()[0] != body:
                     self.conflicts.append(place)
         if record.stream in self.receipts_for:
-            note = self.fleet.receipt(record.epoch, record.stream, ranges=[(record.seq, record.seq)])
+            note = self.fleet.receipt(
+                record.epoch, record.stream, ranges=[(record.seq, record.seq)], packs=self.takes_packs
+            )
             self._client.publish(topics.down(self.fleet.device, "receipt"), dump(note), 1)
 
 

@@ -57,7 +57,7 @@ class Writer:
         self._bytes = 0
         self._dropped: Counter[tuple[Stream, str]] = Counter()
         self._changed = threading.Condition()
-        self._stopping = False
+        self._stopping = self._running = False
         self._busy = False
         self._unusable: str | None = None
         self._early: set[int] = set()  # ids of bodies that `told` has heard of while nothing could be written
@@ -76,6 +76,8 @@ class Writer:
             unusable = self._unusable
         if unusable:
             self._told(bodies)
+        if not self._running:
+            self._write_here()
 
     def put_made(self, stream: Stream, make: Callable[[], Sequence[Body]]) -> None:
         """The same for what is to be made just before it is written: a count of the outbox itself, say. Once, however
@@ -84,6 +86,8 @@ class Writer:
             if not any(item.make for item in self._lanes[stream]):
                 self._append(_Item(stream, ROW_OVERHEAD, None, make, None))
                 self._changed.notify()
+        if not self._running:
+            self._write_here()
 
     @property
     def buffered(self) -> int:
@@ -114,7 +118,7 @@ class Writer:
 
     def loop(self, pulse: Callable[[], object] = lambda: None) -> None:
         """Until `stop`, and then until the rest is on disk or the disk will not take it. Raises OutboxDamaged."""
-        wait_s = FIRST_WAIT_S
+        wait_s, self._running = FIRST_WAIT_S, True
         while True:
             pulse()
             with self._changed:
@@ -124,6 +128,7 @@ class Writer:
                 stopping = self._stopping
             if not batch:
                 if stopping:
+                    self._running = False
                     return
                 continue
             try:
@@ -132,11 +137,21 @@ class Writer:
             except DiskTrouble as exc:
                 self._give_back(batch, exc)
                 if stopping:
+                    self._running = False
                     log.error("records in memory only are lost at the end", extra={"n": self.buffered})
                     return
                 with self._changed:
                     self._changed.wait_for(lambda: self._stopping, wait_s)
                 wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+
+    def _write_here(self) -> None:
+        """While no thread does it, before the start and after the end, whoever puts waits for the disk himself."""
+        with self._changed:
+            batch = self._take()
+        try:
+            self.write(batch)
+        except DiskTrouble as exc:
+            self._give_back(batch, exc)
 
     def write(self, batch: Sequence[_Item]) -> None:
         """One transaction. Raises DiskTrouble, OutboxDamaged."""

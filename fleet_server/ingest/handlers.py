@@ -17,6 +17,7 @@ from fleet_server.store import (
     alarm_actions,
     commands,
     decisions,
+    device_faults,
     devices,
     events,
     maintenance,
@@ -36,6 +37,7 @@ from models.contract.messages import (
     Annotation,
     Body,
     CommandResult,
+    DeviceFault,
     Heartbeat,
     RolloutStatus,
     SampledWindow,
@@ -111,6 +113,10 @@ def alarm(batch: Batch, key: Key, body: AlarmEvent) -> None:
 
 def sensor_fault(batch: Batch, key: Key, body: SensorFault) -> None:
     telemetry.insert_sensor_fault(batch.conn, key.device, body)
+
+
+def device_fault(batch: Batch, key: Key, body: DeviceFault) -> None:
+    device_faults.note(batch.conn, key.device, body, batch.at)
 
 
 def annotation(batch: Batch, key: Key, body: Annotation) -> None:
@@ -215,6 +221,7 @@ Handler = Callable[[Batch, Key, Any], None]
 HANDLERS: Final[dict[type[Body], Handler]] = {
     AlarmEvent: alarm,
     SensorFault: sensor_fault,
+    DeviceFault: device_fault,
     Annotation: annotation,
     AttachmentPiece: attachment_piece,
     Feedback: feedback,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from typing import Final
 
 from fleet_server.store.ledger import Key
 from fleet_server.store.quarantine import Aside
 from models.contract import topics
-from models.contract.codec import Unreadable, load, load_body
-from models.contract.messages import Body, Envelope
+from models.contract.codec import Unreadable, load, load_body, unpacked, wrap
+from models.contract.messages import Body, Envelope, Pack
+
+PACK: Final = b'{"v":1,"kind":"pack"'  # as the codec writes it
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,24 @@ class Read:
             stream=self.key.stream if self.key else topic and topic.name,
             seq=self.key.seq if self.key else None,
         )
+
+
+def read_all(topic: str, payload: bytes) -> list[Read]:
+    """Every record of one message, compressed or not. Never raises."""
+    try:
+        plain = unpacked(payload)
+    except Unreadable as exc:
+        return [Read(topic, payload, reason=str(exc))]
+    if plain is payload or not plain.startswith(PACK):
+        return [read(topic, plain)]
+    try:
+        pack = load(Pack, plain)
+    except Unreadable as exc:
+        return [Read(topic, plain, reason=str(exc))]
+    return [
+        read(topic, wrap(pack.device, pack.epoch, pack.stream, seq, json.dumps(body).encode()))
+        for seq, body in pack.records
+    ]
 
 
 def read(topic: str, payload: bytes) -> Read:

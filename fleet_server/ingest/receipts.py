@@ -27,6 +27,7 @@ def receipts(keys: Iterable[Key], marks: Marks, signer: SigningKey) -> Iterator[
             stream=Stream(stream.stream),
             up_to=up_to,
             ranges=ranges(number for number in numbers if number > up_to),
+            packs=True,
         )
         yield topics.down(stream.device, "receipt"), dump(ReceiptNote(receipt=signer.sign(receipt)))
 

@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from fleet_server.ingest.batch import Marks, store, store_one_by_one
 from fleet_server.ingest.mailbox import Arrived, Mailbox
-from fleet_server.ingest.reading import Read, read
+from fleet_server.ingest.reading import Read, read_all
 from fleet_server.ingest.receipts import receipts
 from fleet_server.store import devices
 from fleet_server.store.pool import Pool, Trouble, trouble
@@ -97,7 +97,7 @@ class Worker:
             elif where is not None and where.name == "session":
                 sessions += _session(where.device, each.payload)
             else:
-                found.append(read(each.topic, each.payload))
+                found += read_all(each.topic, each.payload)
         return found, sessions
 
     def _commit(self, messages: Sequence[Read], sessions: Sequence[Session]) -> Marks | None:

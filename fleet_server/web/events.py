@@ -10,7 +10,7 @@ from fastapi import APIRouter
 
 from fleet_server.errors import NotFound
 from fleet_server.store import annotations as spoken
-from fleet_server.store import events, labels, telemetry
+from fleet_server.store import device_faults, events, labels, telemetry
 from fleet_server.web.deps import Limit, PoolOf
 
 router = APIRouter()
@@ -60,6 +60,13 @@ def list_labels(pool: PoolOf, status: str | None = None, limit: Limit = 100) -> 
     """What validation made of annotations; the newest decision first."""
     with pool.connection() as conn:
         return {"labels": labels.listing(conn, status, limit)}
+
+
+@router.get("/device-faults")
+def list_device_faults(pool: PoolOf, limit: Limit = 50) -> dict[str, Any]:
+    """What devices say is wrong with their own way to the server."""
+    with pool.connection() as conn:
+        return {"device_faults": device_faults.listing(conn, limit)}
 
 
 @router.get("/sensor-faults")

@@ -4,6 +4,8 @@ integers) is refused here, with a reason that can be shown."""
 from __future__ import annotations
 
 import json
+import zlib
+from collections.abc import Sequence
 from typing import Any, Final, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -11,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from models.contract.base import Message, Stream
 from models.contract.messages import STREAM_OF, AnyBody, Body, Envelope
 
+ZLIB: Final = b"\x78"
 MAX_PAYLOAD: Final = 256 * 1024  # bytes; the broker's limit is set a little higher
 _body: TypeAdapter[Any] = TypeAdapter(AnyBody)
 M = TypeVar("M", bound=Message)
@@ -34,6 +37,29 @@ def wrap(device: str, epoch: str, stream: Stream, seq: int, body: bytes) -> byte
         seq,
         body,
     )
+
+
+def pack(device: str, epoch: str, stream: Stream, records: Sequence[tuple[int, bytes]]) -> bytes:
+    """A Pack of several records, compressed: much smaller than each on its own, and one receipt does for all."""
+    each = b",".join(b"[%d,%b]" % record for record in records)
+    return zlib.compress(
+        b'{"v":1,"kind":"pack","device":"%b","epoch":"%b","stream":"%b","records":[%b]}'
+        % (device.encode(), epoch.encode(), stream.value.encode(), each)
+    )
+
+
+def unpacked(payload: bytes) -> bytes:
+    """What a message holds: compressed ones begin with zlib's first byte, plain ones are JSON. Raises Unreadable."""
+    if payload[:1] != ZLIB:
+        return payload
+    try:
+        inflate = zlib.decompressobj()
+        plain = inflate.decompress(payload, MAX_PAYLOAD + 1)
+    except zlib.error as exc:
+        raise Unreadable(f"compressed, and broken: {exc}") from exc
+    if not inflate.eof:
+        raise Unreadable(f"compressed, and cut off or more than {MAX_PAYLOAD} bytes")
+    return plain
 
 
 def parse_json(payload: bytes) -> Any:

@@ -220,6 +220,16 @@ class RolloutStatus(Body):
     evidence: Evidence | None = None
 
 
+class DeviceFault(Body):
+    """Something is wrong with the device's own way to the server. Once when it began, once when it ended. Stream
+    alarm."""
+
+    kind: Literal["device_fault"] = "device_fault"
+    fault: Literal["never_stored"]  # the broker takes records, and the server never has them
+    cleared: bool = False
+    detail: Annotated[Text, Field(max_length=500)] = ""
+
+
 class Outcome(enum.StrEnum):
     """What came of a command."""
 
@@ -320,6 +330,16 @@ class Fetch(Protocol):
     indexes: Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(max_length=64)]
 
 
+class Pack(Protocol):
+    """Several records of one stream in one message, compressed; sent only to a server whose receipts say `packs`."""
+
+    kind: Literal["pack"] = "pack"
+    device: DeviceId
+    epoch: Epoch
+    stream: Stream
+    records: Annotated[tuple[tuple[Seq, dict[str, Any]], ...], Field(min_length=1, max_length=1000)]
+
+
 class Session(Protocol):
     """The device's connection began or ended. Not kept: whatever else comes from a device is newer truth. The broker
     sends the end for one that is cut off, as the connection's will."""
@@ -367,6 +387,7 @@ Heartbeat.model_rebuild()
 BODIES = (
     AlarmEvent,
     SensorFault,
+    DeviceFault,
     Annotation,
     AttachmentPiece,
     Feedback,
@@ -387,6 +408,7 @@ AnyBody: Any = Annotated[
 STREAM_OF: dict[type[Body], Stream] = {
     AlarmEvent: Stream.ALARM,
     SensorFault: Stream.ALARM,
+    DeviceFault: Stream.ALARM,
     Annotation: Stream.ANNOTATION,
     AttachmentPiece: Stream.ATTACHMENT,
     Feedback: Stream.ANNOTATION,
@@ -410,6 +432,7 @@ class Receipt(Message):
     stream: Stream
     up_to: Annotated[int, Field(ge=0)]  # everything from 1 to here
     ranges: tuple[SeqRange, ...] = ()  # and these
+    packs: bool = False  # this server reads compressed messages, and several records in one
 
 
 class Approval(Message):

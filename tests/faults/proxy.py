@@ -37,6 +37,7 @@ class Proxy:
 
     Attributes:
         refuse: answer each CONNECT with this reason code, and close. None: pass it on.
+        poison: what is sent up with this in it ends the connection, as a broker does that can not bear it.
         connects: when each connection was made, monotonic.
     """
 
@@ -47,6 +48,7 @@ class Proxy:
     down: Way = field(default_factory=Way)  # to the agent
     refuse: int | None = None
     connects: list[float] = field(default_factory=list)
+    poison: bytes = b""
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
@@ -114,6 +116,9 @@ class Proxy:
                     break
                 if way.bytes_per_s:
                     await asyncio.sleep(len(data) / way.bytes_per_s)
+                if self.poison and way is self.up and self.poison in data:
+                    self._reset()
+                    break
                 if way.dropped:
                     continue
                 rest = len(data) if way.cut_after is None else min(way.cut_after, len(data))

@@ -44,7 +44,7 @@ def test_a_dead_device_shows_at_once_and_one_that_is_back(station: Station, own_
         device.outbox.put([an_event()])
         eventually(lambda: value(station.dsn, "SELECT count(*) FROM event") == 1)
         assert shown(station) == "new"  # no heartbeat yet
-        connection = device.uplink._client.socket()
+        connection = device.uplink._link.client_socket()
         assert connection
         connection.shutdown(socket.SHUT_RDWR)
         eventually(lambda: shown(station) == "offline cut off")

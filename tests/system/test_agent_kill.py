@@ -145,12 +145,13 @@ def test_a_second_agent_on_the_folder_refuses_to_start(gateway: Gateway) -> None
 def test_a_part_that_dies_takes_the_process_with_it_and_nothing_confirmed(
     broker: Broker, fleet: Fleet, tmp_path: Path
 ) -> None:
-    gateway = Gateway(tmp_path, fleet, broker.port, speed=0)
+    rows = 100_000  # more than lie between source and detector, so some are scored before the end is read
+    gateway = Gateway(tmp_path, fleet, broker.port, speed=0, rows=rows)
     path = tmp_path / "recording.csv"
     path.write_text(path.read_text() + "\n1772020001,broken,1\n")
     ended = gateway.command("run")
     assert ended.returncode == 1
-    assert "line 20002" in ended.stderr
+    assert f"line {rows + 2}" in ended.stderr
     counts = gateway.counts()
     assert counts[Stream.ALARM].produced >= 2
     assert counts[Stream.TELEMETRY].produced >= 1

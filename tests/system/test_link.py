@@ -77,7 +77,6 @@ def test_packets_get_lost(
         assert lost or share < 0.01  # a thousandth needs the long form
 
 
-@pytest.mark.xfail(reason="paho needs two keepalives")
 @pytest.mark.timeout(300)
 def test_a_partition_in_one_direction(
     tmp_path: Path, fleet: Fleet, make_gateway: MakeGateway, scale: Scale, measured: Measured
@@ -181,7 +180,6 @@ def test_connections_that_break_in_the_middle_of_a_packet(
         assert 1 <= connects <= took
 
 
-@pytest.mark.xfail(reason="no refusal is told from another yet")
 @pytest.mark.timeout(300)
 def test_a_broker_that_refuses_is_not_hammered(
     own_broker: Broker, own_receiver: Receiver, make_gateway: MakeGateway, scale: Scale, measured: Measured
