@@ -43,15 +43,25 @@ class UaServer:
     def __init__(
         self, variables: dict[str, Any], port: int | None = None, secured: tuple[Path, Path] | None = None
     ) -> None:
-        self.port = port or free_port()
-        self.url = f"opc.tcp://127.0.0.1:{self.port}/plant/"
+        self._wanted, self.port = port, port or free_port()
         self._variables, self._secured = variables, secured
+
+    @property
+    def url(self) -> str:
+        return f"opc.tcp://127.0.0.1:{self.port}/plant/"
 
     def __enter__(self) -> Self:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
-        self._do(self._start())
+        for more in range(4, -1, -1):
+            try:
+                self._do(self._start())
+                break
+            except OSError:  # it takes a while to start, and somebody may have taken the port meanwhile
+                if self._wanted or not more:
+                    raise
+                self.port = free_port()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:
