@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,10 @@ SMALL = {"width": 360, "height": 740}
 class Phone:
     """One profile. `with Phone(folder, url) as phone`: the browser runs; `reopen` and `kill` start it again."""
 
-    def __init__(self, profile: Path, url: str, *, network: bool = True, **context: Any) -> None:
+    def __init__(
+        self, profile: Path, url: str, *, network: bool = True, flags: Sequence[str] = (), **context: Any
+    ) -> None:
+        self._flags = [*FLAGS, *flags]
         self.profile, self.url, self.network = profile, url, network
         self._context_options = {"viewport": SMALL, "is_mobile": True, "has_touch": True, "locale": "en-GB"} | context
         self._manager = sync_playwright()
@@ -60,7 +63,7 @@ class Phone:
     def start(self) -> None:
         assert self._playwright
         self.context = self._playwright.chromium.launch_persistent_context(
-            str(self.profile), executable_path=support.chromium(), args=FLAGS, **self._context_options
+            str(self.profile), executable_path=support.chromium(), args=self._flags, **self._context_options
         )
         self.context.set_offline(not self.network)
         self.page = self.context.pages[0]

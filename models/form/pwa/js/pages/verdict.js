@@ -169,7 +169,8 @@ export function view({ subject, draft, missing: none, old, short }, { go }) {
     update();
     const copy = structuredClone(draft);
     writing = writing.then(() => saved || guarded(problem, async () => {
-      await write(["drafts", "things"], async ({ drafts }) => { drafts.put(copy); });
+      await write(["drafts"], async ({ drafts }) => { drafts.put(copy); });
+      form.dataset.kept = copy.at; // this much is on the disk
       problem.replaceChildren();
     }));
     return writing;

@@ -1,0 +1,86 @@
+"""The phone's form on a slow phone: bytes over the wire, and how long it takes to be of use."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, Final
+
+from playwright.sync_api import expect
+
+from simulators.embedded.broker import embedded_broker
+from simulators.embedded.postgres import EmbeddedPostgres
+from tests import support
+from tests.bench.figure import Bench
+from tests.faults.proxy import Proxy
+from tests.services import plant
+from tests.services.conftest import Client
+from tests.services.phone import Phone
+from tests.services.station import ServerProcess
+
+# WebPageTest's "3G Slow" on a cheap phone: 400 kbit/s each way, 400 ms for each request, a CPU four times slower.
+SLOW: Final = {"offline": False, "latency": 400, "downloadThroughput": 50_000, "uploadThroughput": 50_000}
+TRIES: Final = 3
+
+
+@cache
+def measured() -> dict[str, float]:
+    """kB of the first visit with everything that the worker fetches; seconds to the list of machines, cold and warm."""
+    with (
+        support.reachable_folder() as home,
+        EmbeddedPostgres(home / "postgres", settings={"fsync": "off"}) as postgres,
+        support.fresh_database(postgres.dsn) as dsn,
+        tempfile.TemporaryDirectory() as here,
+        embedded_broker(Path(here) / "broker") as broker,
+    ):
+        server, client = ServerProcess(Path(here) / "server", dsn, broker.port), Client(broker)
+        try:
+            server.start()
+            plant.settle(server, client, plant.alarm("pump-12", 9, 0.9, "leak"))
+            with Proxy(server.port) as wire:
+                found = [_visit(Path(here) / f"profile{i}", wire) for i in range(TRIES)]
+        finally:
+            client.close()
+            server.kill()
+    return {name: sorted(each[name] for each in found)[TRIES // 2] for name in found[0]}
+
+
+def _visit(profile: Path, wire: Proxy) -> dict[str, float]:
+    before = wire.down.passed
+    with Phone(profile, f"http://127.0.0.1:{wire.port}") as phone:
+        _slow(phone)
+        first = _until_machines(phone)
+        phone.context.new_cdp_session(phone.page).send("Emulation.setCPUThrottlingRate", {"rate": 1})
+        phone.ready_for_offline()
+        weight = (wire.down.passed - before) / 1000
+        phone.close_page()
+        _slow(phone)
+        return {"weight": weight, "first": first, "cached": _until_machines(phone)}
+
+
+def _slow(phone: Phone) -> Any:
+    devtools = phone.context.new_cdp_session(phone.page)
+    devtools.send("Network.enable")
+    devtools.send("Network.emulateNetworkConditions", SLOW)
+    devtools.send("Emulation.setCPUThrottlingRate", {"rate": 4})
+
+
+def _until_machines(phone: Phone) -> float:
+    began = time.monotonic()
+    phone.page.goto(phone.url + "/form/", wait_until="commit")
+    expect(phone.page.locator("#view .card").first).to_be_visible(timeout=30_000)
+    return time.monotonic() - began
+
+
+def against(name: str, bar: float) -> Callable[[], tuple[float, float]]:
+    return lambda: (measured()[name], measured()[name] / bar)
+
+
+FIGURES = [
+    Bench("form_weight", "120 kB over the wire", "kB", 1, 0.7, "lower", against("weight", 120)),
+    Bench("form_first_load_slow_phone", "4 s", "s", 1, 0.8, "lower", against("first", 4)),
+    Bench("form_from_cache_slow_phone", "1 s", "s", 1, 0.6, "lower", against("cached", 1)),
+]
