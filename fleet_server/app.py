@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 import uvicorn
 
+from fleet_server.alarms.escalation import EscalationLoop
 from fleet_server.commands.loop import CommandLoop
 from fleet_server.config import Config
 from fleet_server.errors import BadConfig, NotReady
@@ -35,7 +36,7 @@ from models.bundle.signing import SigningKey
 log = logging.getLogger(__name__)
 
 CHECK_S: Final = 0.5
-NAMED_THREADS: Final = ("release", "learning", "commands", "news")
+NAMED_THREADS: Final = ("release", "learning", "commands", "news", "alarms")
 
 
 class Part(Protocol):
@@ -121,6 +122,7 @@ def serve(config: Config) -> int:
         fetches = FetchDesk(publisher.handle_fetch)
         worker = Worker(pool, mailbox, subscriber, key, fetches)
         news = NewsLoop(pool)
+        escalation = EscalationLoop(config.alarms, pool)
         web = WebServer(Site(config, pool, lambda: subscriber.connected))
         # Stopped in reverse: first nobody asks any more, then what was received is stored, then the connection goes.
         parts: tuple[Part, ...] = (
@@ -130,6 +132,7 @@ def serve(config: Config) -> int:
             release,
             commands,
             news,
+            escalation,
             LearningLoop(config, pool),
             web,
         )

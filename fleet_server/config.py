@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from fleet_server.errors import BadConfig
 from models.contract.release import ShadowLimits, TrialLimits
 from models.form.signin import OPEN_TO_ALL, is_loopback
+from models.webhook import Url
 
 
 def _beside_file(path: Path, info: ValidationInfo) -> Path:
@@ -91,6 +92,40 @@ class Rollouts(Settings):
     fetch_seconds: Annotated[float, Field(gt=0)] = 7 * 86400.0  # of a device's running time: then it gives up
 
 
+class Escalation(Settings):
+    """One step: what nobody has acknowledged for so long goes up a level, and is told again."""
+
+    after_min: Annotated[float, Field(gt=0)]
+    webhook: Url | None = None  # instead of the one for all
+
+
+class Alarms(Settings):
+    """Who is told of what nobody acknowledged."""
+
+    escalate: Annotated[tuple[Escalation, ...], Field(max_length=9)] = (
+        Escalation(after_min=60),
+        Escalation(after_min=240),
+    )
+    webhook: Url | None = None
+    webhook_secret_file: FilePath | None = None  # what is posted is signed with it
+
+    @model_validator(mode="after")
+    def _steps_rise(self) -> Self:
+        times = [step.after_min for step in self.escalate]
+        if times != sorted(times):
+            raise ValueError("alarms.escalate: each step comes later than the one before")
+        return self
+
+    def secret(self) -> bytes | None:
+        """Raises BadConfig."""
+        if self.webhook_secret_file is None:
+            return None
+        try:
+            return self.webhook_secret_file.read_bytes().strip()
+        except OSError as exc:
+            raise BadConfig(f"alarms.webhook_secret_file: {exc}") from exc
+
+
 class Config(Settings):
     database: str  # a libpq connection string or URI
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -100,6 +135,7 @@ class Config(Settings):
     form: Form = Form()
     retrain: Retrain = Retrain()
     rollouts: Rollouts = Rollouts()
+    alarms: Alarms = Alarms()
 
     @model_validator(mode="after")
     def _strangers_sign_in(self) -> Self:

@@ -27,7 +27,7 @@ from models.contract.commands import LiftSuppression, SetMaintenance, TakeAction
 from models.contract.features import vector_names
 from models.contract.ids import new_trace_id
 from models.contract.messages import AlarmEvent, Annotation, Body
-from models.contract.people import Feedback
+from models.contract.people import Feedback, Signal
 from models.suppress import Pattern
 
 log = logging.getLogger(__name__)
@@ -141,19 +141,12 @@ class AlarmDesk:
             done = word.model_copy(update={"place": "machine", "tick": tick, "time_quality": self._clock.quality})
             records.merge_maintenance(db, done)
             bodies.append(done)
-            if not done.cancelled and (done.end is None or (known and known.end is None)):
-                bodies.append(
-                    Feedback(
-                        trace_id=done.trace_id,
-                        made_at=done.made_at,
-                        feedback_id=uuid5(NAMESPACE_OID, f"maintenance {done.maintenance_id} {done.tick}"),
-                        signal="maintenance_ended" if done.end else "maintenance_started",
-                        asset=done.asset,
-                        person=done.actor,
-                        about=done.maintenance_id,
-                        detail=done.part_replaced,
-                    )
-                )
+            if not done.cancelled and done.end is None:
+                bodies.append(_note_maintenance("maintenance_started", done))
+            elif not done.cancelled and known and known.end is None:
+                bodies.append(_note_maintenance("maintenance_ended", done))
+                if done.part_replaced:
+                    bodies.append(_note_maintenance("part_used", done))
             taken = "new"
 
         self._outbox.put(bodies, within=do)
@@ -344,7 +337,7 @@ class AlarmDesk:
         return Feedback(
             trace_id=done.trace_id,
             made_at=done.made_at,
-            feedback_id=uuid5(NAMESPACE_OID, f"action {done.action_id}"),
+            feedback_id=uuid5(NAMESPACE_OID, f"{signal} {done.action_id}"),
             signal=signal,
             asset=done.asset,
             event_id=done.event_id,
@@ -352,6 +345,20 @@ class AlarmDesk:
             value=max(timedelta(0), done.made_at - opened_at).total_seconds(),
             detail=done.text[:500],
         )
+
+
+def _note_maintenance(signal: Signal, done: Maintenance) -> Feedback:
+    """The same signal of the same window is one, on the server too."""
+    return Feedback(
+        trace_id=done.trace_id,
+        made_at=done.made_at,
+        feedback_id=uuid5(NAMESPACE_OID, f"{signal} {done.maintenance_id}"),
+        signal=signal,
+        asset=done.asset,
+        person=done.actor,
+        about=done.maintenance_id,
+        detail=done.part_replaced if signal == "part_used" else "",
+    )
 
 
 def _make_tables(db: sqlite3.Connection) -> None:

@@ -9,13 +9,14 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 
 from fleet_server.commands import send
 from fleet_server.errors import NotFound, Refused
-from fleet_server.store import alarm_actions, devices, events, feedback, maintenance
+from fleet_server.store import alarm_actions, decisions, devices, events, feedback, maintenance
+from fleet_server.store.events import EventRow
 from fleet_server.store.pool import Connection
 from models.alarms import next_tick
 from models.contract.alarms import Act, AlarmAction, Maintenance
 from models.contract.commands import CommandBody, SetMaintenance, TakeAction
 from models.contract.ids import new_trace_id
-from models.contract.messages import AlarmEvent
+from models.contract.labels import Severity
 from models.contract.people import Signal
 from models.form.actions import NOBODY, FormAction
 from models.form.sent import implicit
@@ -46,20 +47,24 @@ def _act(conn: Connection, action_id: UUID, done: FormAction, person: str, at: d
     event = events.get(conn, done.event_id)
     if event is None:
         raise NotFound(f"there is no event {done.event_id}")
-    seen = AlarmEvent.model_validate(events.body(conn, event.event_id))
+    return record(conn, event, done.on_alarm(action_id, person, event.asset_id), at)
+
+
+def record(conn: Connection, event: EventRow, action: AlarmAction, at: datetime) -> Taken:
+    """Keep what was done about an alarm, and tell its device. Raises Refused: this id stands for something else."""
     others = alarm_actions.of_events(conn, [event.event_id]).get(event.event_id, [])
-    action = done.on_alarm(action_id, person, event.asset_id).model_copy(
+    action = action.model_copy(
         update={
             "trace_id": event.trace_id,
             "place": "server",
             "tick": next_tick(others),
-            "severity": seen.severity,
+            "severity": event.severity and Severity(event.severity),
             "taken_at": at,
         }
     )
-    if known := alarm_actions.get(conn, action_id):
+    if known := alarm_actions.get(conn, action.action_id):
         if action.digest() not in {each.digest() for each in known}:
-            raise Refused(f"action {action_id} is here already, with something else")
+            raise Refused(f"action {action.action_id} is here already, with something else")
         return "before"
     alarm_actions.put(conn, action, via="server", received_at=at)
     _tell(conn, event.device_id, TakeAction(action=action), action.actor, at)
@@ -116,10 +121,32 @@ def _end(conn: Connection, action_id: UUID, done: FormAction, person: str, at: d
     return "new"
 
 
-def _keep(conn: Connection, device: str, word: Maintenance, signal: Signal, at: datetime) -> None:
+def plan(conn: Connection, word: Maintenance, at: datetime) -> Taken:
+    """Plan, change, end or cancel a maintenance window; its device is told. Raises NotFound: no such asset."""
+    device = devices.of_asset(conn, word.asset)
+    if device is None:
+        raise NotFound(f"there is no asset {word.asset}")
+    known = maintenance.get(conn, word.maintenance_id)
+    same = {"tick", "made_at", "trace_id", "time_quality", "actor", "place"}
+    if known is not None and known.model_dump(exclude=same) == word.model_dump(exclude=same):
+        return "before"
+    word = word.model_copy(update={"place": "server", "tick": next_tick([known] if known else [])})
+    signal: Signal | None = None
+    if not word.cancelled and (word.end is None or (known and known.end is None)):
+        signal = "maintenance_ended" if word.end else "maintenance_started"
+    _keep(conn, device, word, signal, at)
+    return "new"
+
+
+def _keep(conn: Connection, device: str, word: Maintenance, signal: Signal | None, at: datetime) -> None:
     maintenance.put(conn, word, via="server", received_at=at)
     _tell(conn, device, SetMaintenance(window=word), word.actor, at)
-    _note(conn, signal, word, at)
+    what = "cancelled" if word.cancelled else "ended" if signal == "maintenance_ended" else "set"
+    decisions.record(
+        conn, "maintenance", str(word.maintenance_id), what, f"by {word.actor}", word.model_dump(mode="json")
+    )
+    if signal:
+        _note(conn, signal, word, at)
     if word.part_replaced and word.end is not None:
         _note(conn, "part_used", word, at, detail=word.part_replaced)
 

@@ -5,8 +5,9 @@
 2. A fault: the windows of alarms with an accepted label "fault", while the alarm lasted; and windows inside a stretch
    of time that was labelled without an alarm. Reference windows are picked at random, alarmed or not, so those within
    a judged alarm take its label.
-3. Nothing else: hard examples without a label, other feature sets, other channels, and what was measured shortly before
-   a fault was seen are counted and left out.
+3. Nothing else: hard examples without a label, other feature sets, other channels, what was measured shortly before a
+   fault was seen, and what was measured or alarmed in a maintenance window or while the machine settled after it, are
+   counted and left out.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from pydantic import ValidationError
 from fleet_server.errors import Refused
 from fleet_server.learning.dataset import Row
 from fleet_server.store.datasets import EpisodeRow, LabelRow, SampleRow
+from models.alarms import fences
+from models.contract.alarms import Maintenance
 from models.contract.features import FEATURE_SET, NAMES, vector_names
 from models.contract.labels import NORMAL, FaultKind, Verdict
 from models.contract.messages import AssetHealth
@@ -50,6 +53,7 @@ def choose(
     episodes: Sequence[EpisodeRow],
     labels: Sequence[LabelRow],
     settings: Iterable[tuple[str, str, dict[str, Any]]],
+    maintenance: Iterable[Maintenance] = (),
 ) -> Chosen:
     """Apply the rules above.
 
@@ -57,6 +61,10 @@ def choose(
         Refused: nothing usable is left, or the devices cut their windows differently.
     """
     left_out: Counter[str] = Counter()
+    fence = _Fence(maintenance)
+    kept = [label for label in labels if not fence.holds(label.asset_id, label.start_at, label.start_at)]
+    left_out["labels given in a maintenance window"] = len(labels) - len(kept)
+    labels = kept
     ours = [row for row in samples if row.feature_set == FEATURE_SET]
     left_out["another feature set"] = len(samples) - len(ours)
     health = _health(settings)
@@ -69,6 +77,9 @@ def choose(
     # A window may have been sent twice, as part of an alarm and by chance: what a person said of it counts.
     for sample in sorted(ours, key=lambda row: (row.reason != "alarm", row.trace_id, row.reason)):
         if sample.trace_id in rows:
+            continue
+        if fence.holds(sample.asset_id, sample.window_start, sample.window_end):
+            left_out["in a maintenance window"] += 1
             continue
         window_class, label, why_not = judge.judge(sample)
         if window_class is None:
@@ -92,6 +103,18 @@ def choose(
     used = {row.label for row in rows.values()}
     label_ids = [label.label_id for label in labels if str(label.label_id) in used]
     return Chosen(list(rows.values()), names, window, signals, dict(+left_out), label_ids)
+
+
+class _Fence:
+    """Times of which nothing is learned."""
+
+    def __init__(self, windows: Iterable[Maintenance]) -> None:
+        self._of: dict[str, list[Maintenance]] = defaultdict(list)
+        for window in windows:
+            self._of[window.asset].append(window)
+
+    def holds(self, asset: str, start: datetime, end: datetime) -> bool:
+        return any(fences(window, start, end) for window in self._of[asset])
 
 
 class _Judge:

@@ -15,7 +15,7 @@ from fleet_server.errors import NotFound, Refused
 from fleet_server.learning import dataset, gate, rows
 from fleet_server.learning.dataset import Dataset
 from fleet_server.release import registry
-from fleet_server.store import bundles, datasets, decisions, runs
+from fleet_server.store import bundles, datasets, decisions, maintenance, runs
 from fleet_server.store.datasets import DatasetRow
 from fleet_server.store.pool import Connection, Pool
 from fleet_server.store.runs import RunRow
@@ -173,6 +173,7 @@ def freeze(conn: Connection, model: str) -> Dataset:
         datasets.episodes(conn),
         datasets.accepted_labels(conn),
         datasets.asset_settings(conn),
+        maintenance.listing(conn, limit=MAX_SAMPLES),
     )
     data = dataset.assemble(
         chosen.rows, chosen.names, chosen.window, chosen.signals, notes={"left_out": chosen.left_out}

@@ -38,6 +38,7 @@ class EventRow:
     severity: str | None
     repeats: int
     muted: bool
+    received_at: datetime
     annotations: int
     label_status: str | None
     label_verdict: str | None
@@ -153,7 +154,7 @@ def listing(
             SELECT e.event_id, e.trace_id, e.device_id, e.asset_id, e.opened_at, e.raised_at, e.updated_at,
                    e.cleared_at, e.score, e.threshold, e.fault_class, e.model_name, e.model_version, e.model_sha256,
                    e.trial, e.family, e.severity, e.repeats,
-                   coalesce((e.newest ->> 'muted')::boolean, false) AS muted,
+                   coalesce((e.newest ->> 'muted')::boolean, false) AS muted, e.received_at,
                    (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations,
                    l.status AS label_status, l.verdict AS label_verdict, l.fault AS label_fault
             FROM event e LEFT JOIN label l ON l.subject_id = e.event_id
@@ -170,6 +171,29 @@ def listing(
                 "unlabelled": unlabelled_only,
                 "limit": limit,
             },
+        )
+        .fetchall()
+    )
+
+
+def to_do(conn: Connection[Any], *, since: datetime, asset_id: str | None = None, limit: int) -> list[EventRow]:
+    """Open ones, and those raised since then that are not judged yet; the open ones first, then the newest."""
+    return (
+        conn.cursor(row_factory=class_row(EventRow))
+        .execute(
+            """
+            SELECT e.event_id, e.trace_id, e.device_id, e.asset_id, e.opened_at, e.raised_at, e.updated_at,
+                   e.cleared_at, e.score, e.threshold, e.fault_class, e.model_name, e.model_version, e.model_sha256,
+                   e.trial, e.family, e.severity, e.repeats,
+                   coalesce((e.newest ->> 'muted')::boolean, false) AS muted, e.received_at,
+                   (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations,
+                   l.status AS label_status, l.verdict AS label_verdict, l.fault AS label_fault
+            FROM event e LEFT JOIN label l ON l.subject_id = e.event_id
+            WHERE (%(asset)s::text IS NULL OR e.asset_id = %(asset)s)
+              AND (e.cleared_at IS NULL OR (e.raised_at > %(since)s AND l.status IS DISTINCT FROM 'accepted'))
+            ORDER BY e.cleared_at IS NOT NULL, e.raised_at DESC, e.event_id LIMIT %(limit)s
+            """,
+            {"asset": asset_id, "since": since, "limit": limit},
         )
         .fetchall()
     )
@@ -202,7 +226,7 @@ def get(conn: Connection[Any], event_id: UUID) -> EventRow | None:
             SELECT e.event_id, e.trace_id, e.device_id, e.asset_id, e.opened_at, e.raised_at, e.updated_at,
                    e.cleared_at, e.score, e.threshold, e.fault_class, e.model_name, e.model_version, e.model_sha256,
                    e.trial, e.family, e.severity, e.repeats,
-                   coalesce((e.newest ->> 'muted')::boolean, false) AS muted,
+                   coalesce((e.newest ->> 'muted')::boolean, false) AS muted, e.received_at,
                    (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations,
                    l.status AS label_status, l.verdict AS label_verdict, l.fault AS label_fault
             FROM event e LEFT JOIN label l ON l.subject_id = e.event_id WHERE e.event_id = %s

@@ -11,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse, Response
 from pydantic import AwareDatetime
 
+from fleet_server.alarms.desk import hear_verdict
 from fleet_server.errors import NotFound, Refused
 from fleet_server.feedback import desk, intake, satisfaction
 from fleet_server.store import annotations as spoken
@@ -112,6 +113,8 @@ def take(pool: Pool, said: Annotation) -> api.Taken:
     """
     with pool.connection() as conn:
         is_new = intake.receive(conn, said, via="server", received_at=datetime.now(UTC))
+        if is_new:
+            hear_verdict(conn, said)
         row = spoken.get(conn, said.annotation_id)
     assert row is not None, "it was stored just now"
     return _taken(row, is_new=is_new)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from typing import Any
+from uuid import UUID
 
 from fleet_server.store.bundles import BundleRow
 from fleet_server.store.decisions import DecisionRow
@@ -15,6 +16,7 @@ from fleet_server.store.devices import DeviceRow
 from fleet_server.store.events import EventRow
 from fleet_server.store.runs import RunRow
 from fleet_server.web.fleet import state
+from models.alarms import AlarmState
 from models.contract.labels import FAULT_TEXT, FaultKind
 
 TONE = {
@@ -37,6 +39,7 @@ class Facts:
     ledger: Mapping[str, Any]
     devices: Sequence[DeviceRow]
     events: Sequence[EventRow]
+    states: Mapping[UUID, AlarmState]
     rollouts: Sequence[Mapping[str, Any]]
     runs: Sequence[RunRow]
     bundles: Sequence[BundleRow]
@@ -138,8 +141,8 @@ def _alarms(facts: Facts) -> str:
         (
             f"<strong>{escape(row.asset_id)}</strong>",
             clock(row.raised_at),
-            chip("open" if row.cleared_at is None else "cleared"),
-            f"{row.score:.2f}",
+            chip("open" if row.cleared_at is None else "cleared") + _life(row, facts.states[row.event_id], facts.at),
+            f"{row.severity or '-'} {row.score:.2f}",
             escape(f"{_fault(row.fault_class) or 'unusual'} (v{row.model_version}{', on trial' if row.trial else ''})"),
             _said(row),
             f'<a class="button quiet" href="/annotate/{row.event_id}">What was it?</a> '
@@ -147,8 +150,28 @@ def _alarms(facts: Facts) -> str:
         )
         for row in facts.events
     ]
-    head = ("Machine", "Raised", "State", "Score#", "The model says#w", "People say#w", "")
+    head = ("Machine", "Raised", "State#w", "Severity, score#", "The model says#w", "People say#w", "")
     return "<h2>Alarms</h2>" + table(head, rows, "No alarm yet.")
+
+
+def _life(row: EventRow, state: AlarmState, at: datetime) -> str:
+    """What was done about an alarm, as far as it matters now."""
+    words = []
+    if row.muted:
+        words.append("in maintenance")
+    if state.acknowledged:
+        words.append(f"acknowledged by {state.acknowledged.by}")
+    elif state.dismissed:
+        words.append(f"dismissed by {state.dismissed.by}")
+    elif row.cleared_at is None:
+        words.append(f"escalated to level {state.level}" if state.level else "not acknowledged")
+    if state.snoozed_until and at < state.snoozed_until:
+        words.append("snoozed")
+    if state.assigned_to:
+        words.append(f"for {state.assigned_to}")
+    if row.repeats > 1:
+        words.append(f"came back {row.repeats - 1} times")
+    return f' <span class="soft">{escape(", ".join(words + list(state.conflicts)))}</span>'
 
 
 _MODES = {"rollback": "Return to", "shadow": "In shadow:", "floor": "New floor, staying on"}

@@ -16,6 +16,7 @@ from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 
+from fleet_server.alarms.desk import states
 from fleet_server.errors import NotFound, Refused
 from fleet_server.store import bundles, decisions, devices, events, ledger, rollouts, runs, summary
 from fleet_server.store.pool import Pool
@@ -112,12 +113,14 @@ def _facts(site: Site, account: _Ledger) -> overview.Facts:
     with site.pool.connection() as conn:
         if time.monotonic() - account.at > LEDGER_S:
             account.statement, account.at = ledger.statement(ledger.account(conn)), time.monotonic()
+        found = events.listing(conn, limit=12)
         return overview.Facts(
             at=datetime.now(UTC),
             summary=summary.summary(conn),
             ledger=account.statement,
             devices=devices.listing(conn),
-            events=events.listing(conn, limit=12),
+            events=found,
+            states=states(conn, found),
             rollouts=[view(conn, row, site.config.rollouts.deadline_s) for row in rollouts.listing(conn, 4)],
             runs=runs.listing(conn, 5),
             bundles=bundles.listing(conn)[:6],

@@ -13,6 +13,7 @@ from starlette.staticfiles import StaticFiles
 from fleet_server.feedback.people import People, check_pin, hash_pin
 from fleet_server.web import (
     actions,
+    alarms,
     attachments,
     commands,
     errors,
@@ -48,7 +49,19 @@ def build(site: Site) -> FastAPI:
     app.add_middleware(gate.Gate, sign_in=sign_in, host=HOST, now=_now, rest="operator")
     app.add_middleware(Guard)
     errors.install(app)
-    for part in (fleet, events, form_api, attachments, actions, feedback, releases, rollouts, records, commands):
+    for part in (
+        fleet,
+        events,
+        alarms,
+        form_api,
+        attachments,
+        actions,
+        feedback,
+        releases,
+        rollouts,
+        records,
+        commands,
+    ):
         app.include_router(part.router, prefix="/api")
     app.include_router(records.health)
     app.include_router(pages.router)

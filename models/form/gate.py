@@ -50,7 +50,7 @@ _NEEDS: Final[tuple[tuple[str, str, Need], ...]] = (
     (r"GET", r"/api/form/me", Need.SESSION),
     (r"POST", r"/api/form/(unlock|lock|sign-out)", Need.SESSION),
     (r"PUT", r"/api/form/pin", Need.SESSION),
-    (r"GET", r"/api/form/history|/api/annotations/[^/]+|/api/attachments/[^/]+", Need.UNLOCKED),
+    (r"GET", r"/api/form/history|/api/work-list|/api/annotations/[^/]+|/api/attachments/[^/]+", Need.UNLOCKED),
 )
 _MEDIA_TYPES: Final = ("application/json", "application/octet-stream")  # no plain HTML form can send these
 _LOCAL: Final = re.compile(r"^(localhost|127(\.\d+){3}|\[::1\])(:\d+)?$", re.IGNORECASE)

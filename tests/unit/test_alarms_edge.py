@@ -5,6 +5,7 @@ The pumps are the simulated ones, scored by the shipped baseline; no broker, no 
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ import pytest
 
 from edge_agent.alarms.desk import AlarmDesk
 from edge_agent.annotate import Journal
+from edge_agent.cli import main
 from edge_agent.clock import Clock
 from edge_agent.config import Alarms, Asset
 from edge_agent.detect import Detector, Pipeline
@@ -317,7 +319,7 @@ def test_maintenance_mutes_marks_and_settles(plant: Plant) -> None:
     plant.run(20, "bearing")
     assert not plant.alarms()[-1].muted  # still there after settling: now it counts
     assert [w.part_replaced for w in plant.sent(Maintenance)] == ["", "6205"]
-    assert [f.signal for f in plant.sent(Feedback)] == ["maintenance_started", "maintenance_ended"]
+    assert [f.signal for f in plant.sent(Feedback)] == ["maintenance_started", "maintenance_ended", "part_used"]
 
 
 def test_a_planned_window_begins_and_ends_by_itself_also_over_a_restart(plant: Plant) -> None:
@@ -340,3 +342,46 @@ def test_a_word_of_the_server_on_maintenance_counts_by_its_tick(plant: Plant) ->
     for window in (ended, word):
         plant.outbox.put([], within=lambda db, w=window: plant.desk.take_maintenance(SetMaintenance(window=w), db))
     assert plant.desk.maintenance()[0].end == word.start
+
+
+# The command line, beside a running agent
+
+
+def test_the_commands_work_beside_the_agent_and_it_does_what_they_say(
+    plant: Plant, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = plant.folder / "agent.toml"
+    config.write_text(
+        f'state_dir = "{plant.folder}"\n[[asset]]\nid = "pump1"\nsource = "mqtt"\n'
+        '[asset.mqtt]\ntopic = "t"\nhost = "h"\nport = 1\nrate_hz = 1024\nsignals = [{ name = "vib_x" }]\n'
+    )
+
+    def run(*words: str, code: int = 0) -> Any:
+        assert main([*words, "--config", str(config), "--json"]) == code
+        said = capsys.readouterr()
+        return json.loads(said.out) if code == 0 else said.err
+
+    plant.began = datetime.now(UTC).timestamp() - plant.now  # the commands have no clock but the machine's
+    plant.run(5, "high_load")
+    subject = str(plant.alarms()[0].event_id)
+    run("alarms", "acknowledge", subject, "--by", "Ada")
+    run("alarms", "comment", subject, "--by", "Ada", "--text", "The valve is open.")
+    (alarm,) = run("alarms", "list")
+    assert (alarm["event_id"], alarm["open"], alarm["state"]["comments"]) == (subject, True, 1)
+    assert alarm["state"]["acknowledged"]["by"] == "Ada"
+    assert "no alarm" in run("alarms", "dismiss", str(uuid.uuid4()), "--by", "Ada", code=2)
+    main(["annotate", "--config", str(config), "--event", subject, "--verdict", "false_alarm", "--by", "Ada"])
+    capsys.readouterr()
+    plant.run(75)
+    plant.run(10, "high_load")
+    assert len(plant.alarms(Phase.RAISED)) == 1
+    (held,) = run("suppressions", "list")
+    run("suppressions", "lift", held["suppression_id"], "--by", "Ada")
+    assert "has ended" in run("suppressions", "lift", held["suppression_id"], "--by", "Ada", code=2)
+    key = run("maintenance", "start", "pump1", "--by", "Ada")["maintenance_id"]
+    plant.run(75)
+    assert str(plant.pipeline.health().maintenance_id) == key
+    assert [each["maintenance_id"] for each in run("maintenance", "list")] == [key]
+    assert run("maintenance", "end", "pump1", "--by", "Ada") == {"ended": 1}
+    assert "no maintenance runs" in run("maintenance", "end", "pump1", "--by", "Ada", code=2)
+    assert "not an asset" in run("maintenance", "start", "pump9", "--by", "Ada", code=2)

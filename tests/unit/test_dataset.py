@@ -18,6 +18,7 @@ from fleet_server.learning import dataset
 from fleet_server.learning.dataset import Row, assemble
 from fleet_server.learning.rows import Chosen, choose
 from fleet_server.store.datasets import EpisodeRow, LabelRow, SampleRow
+from models.contract.alarms import Maintenance
 from models.contract.features import FEATURE_SET
 from models.contract.labels import NORMAL
 from tests import fleet_rows
@@ -154,6 +155,26 @@ def test_reference_windows_are_normal_unless_an_alarm_there_is_not_judged() -> N
     assert [row.window_class for row in judged.rows] == [NORMAL, NORMAL]
     open_alarm = chosen([before, a_sample(9000)], [an_episode(100, None)])
     assert len(open_alarm.rows) == 1
+
+
+def test_nothing_measured_or_alarmed_in_maintenance_or_while_it_settles_is_learned() -> None:
+    episode = an_episode(100)
+    window = Maintenance(
+        trace_id=uuid4(),
+        made_at=BEGIN,
+        maintenance_id=uuid4(),
+        asset="pump",
+        start=BEGIN + timedelta(seconds=90),
+        end=BEGIN + timedelta(seconds=120),
+        actor="Ada",
+        settle_s=60,
+    )
+    before, inside, settling, after = a_sample(50), a_sample(105), a_sample(150), a_sample(200)
+    label = a_label(episode, "fault", "bearing")
+    made = choose([before, inside, settling, after], [], [label], HEALTH, [window])
+    assert {row.trace for row in made.rows} == {str(before.trace_id), str(after.trace_id)}
+    assert made.left_out == {"in a maintenance window": 2, "labels given in a maintenance window": 1}
+    assert made.label_ids == []
 
 
 def test_nothing_in_or_shortly_before_a_fault_counts_as_normal() -> None:
