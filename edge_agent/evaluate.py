@@ -19,7 +19,7 @@ from edge_agent.detect import Pipeline
 from edge_agent.errors import BadConfig
 from edge_agent.sensors.csv import CsvReplay
 from models.bundle.files import Bundle
-from models.features.extract import extract
+from models.features.extract import Extractor
 from models.recordings import Recording
 from models.scoring import Scorer
 from models.windows import Windower, default_window
@@ -97,7 +97,7 @@ def _one(asset: Asset, recording: Recording, scorer: Scorer, normal_rows: int | 
     spec = asset.window or scorer.manifest.window or default_window(recording.rate_hz)
     pipeline = Pipeline(asset, recording.signals, spec, folder=None)
     judge = pipeline.judge(scorer)
-    windower = Windower(spec, len(recording.signals))
+    windower, extract = Windower(spec, len(recording.signals)), Extractor(recording.signals, spec.rate_hz)
     decisions = np.full(recording.times.size, -1, np.int8)
     decided = 0  # samples up to here have their decision
     for window in windower.feed(recording.times, recording.values):

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from models.contract.signals import Signal
+from models.contract.signals import Bearing, Signal
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,6 +69,9 @@ class RecordingOptions(BaseModel):
     exclude: tuple[str, ...] = ()
     label: str | None = None
     units: dict[str, str] = Field(default_factory=dict)
+    # Of signals by name; what an archive says in a number of its own goes by that number's name.
+    scale: dict[str, float | str] = Field(default_factory=dict)
+    bearings: dict[str, Bearing] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,7 @@ def iter_csv_blocks(
         values = np.empty((len(form.signals), len(rows)), np.float32)
         with np.errstate(over="ignore"):  # beyond float32 is infinite, and a window with that is not scored
             for row, (position, signal) in zip(values, form.signals, strict=True):
-                row[:] = _numbers(columns[position], form.decimal, numbers, signal.name)
+                row[:] = _numbers(columns[position], form.decimal, numbers, signal.name) * _scale(signal, options, {})
         label = None if form.label is None else _labels(columns[form.label], form.decimal, numbers)
         yield Recording(tuple(signal for _, signal in form.signals), times, values, label, rate_hz)
     if n_rows == 0:
@@ -151,6 +154,7 @@ def read_npz(file: BinaryIO, options: RecordingOptions | None = None) -> Recordi
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, AttributeError) as exc:
         raise BadRecording(f"not a NumPy archive of plain arrays: {exc}") from exc
     columns: dict[str, Floats] = {}
+    facts = {key: float(array) for key, array in arrays.items() if array.ndim == 0 and array.dtype.kind in "fiu"}
     rate_hz = options.rate_hz
     for key, array in arrays.items():
         if array.dtype.kind not in "fiub":
@@ -180,9 +184,9 @@ def read_npz(file: BinaryIO, options: RecordingOptions | None = None) -> Recordi
         raise BadRecording("no time array: give rate_hz")
     signals = _signals(names, [str(i) for i in range(len(names))], options, time, label)
     with np.errstate(over="ignore"):
-        values = np.array([data[position] for position, _ in signals], dtype=np.float32)
+        values = np.array([data[at] * _scale(signal, options, facts) for at, signal in signals], dtype=np.float32)
     return Recording(
-        tuple(signal for _, signal in signals),
+        tuple(_with_speed(signal, facts) for _, signal in signals),
         times,
         values,
         None if label is None else _as_label(data[label]),
@@ -351,15 +355,36 @@ def _signals(
     if not positions:
         raise BadRecording("no column of numbers is left to be a signal")
     given = {_position(names, name, titles): unit for name, unit in options.units.items()}
+    bearings = {_position(names, name, titles): bearing for name, bearing in options.bearings.items()}
     signals = []
     for i in positions:
         found = _UNIT.match(titles[i])
         unit = given.get(i) or (found and (found["square"] or found["round"])) or "1"
         try:
-            signals.append((i, Signal(name=names[i], unit=unit.strip())))
+            signals.append((i, Signal(name=names[i], unit=unit.strip(), bearing=bearings.get(i))))
         except ValidationError as exc:
             raise BadRecording(f"column {i + 1} cannot be a signal: {exc.errors()[0]['msg']}; give names") from exc
     return signals
+
+
+def _scale(signal: Signal, options: RecordingOptions, facts: dict[str, float]) -> float:
+    """Raises BadRecording: it is the name of a number that is not there."""
+    scale = options.scale.get(signal.name, 1.0)
+    if isinstance(scale, str):
+        if scale not in facts:
+            there = ", ".join(facts) or "none"
+            raise BadRecording(f"scale of {signal.name}: no number is called {scale!r}; there is: {there}")
+        return facts[scale]
+    return scale
+
+
+def _with_speed(signal: Signal, facts: dict[str, float]) -> Signal:
+    """A bearing whose speed is a number in the archive turns at that speed throughout."""
+    bearing = signal.bearing
+    if bearing is None or bearing.speed not in facts:
+        return signal
+    turning = bearing.model_copy(update={"shaft_hz": facts[bearing.speed] / 60, "speed": None})
+    return signal.model_copy(update={"bearing": turning})
 
 
 def _position(names: list[str], wanted: str, titles: list[str] | None = None) -> int:

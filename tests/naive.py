@@ -75,3 +75,51 @@ def spectral(x: list[float]) -> dict[str, float]:
     entropy = -math.fsum(p / total * math.log(p / total) for p in powers if p > 0) / math.log(len(powers))
     kurtosis = (math.fsum(p * p for p in powers) / len(powers)) / (total / len(powers)) ** 2
     return bands | {"centroid": centroid, "spread": spread, "entropy": entropy, "spectral_kurtosis": kurtosis}
+
+
+def bearing(x: list[float], rate_hz: float, shaft_hz: float, orders: dict[str, float]) -> dict[str, float]:
+    """The features of BEARING; `orders` by the names outer, inner, ball, cage."""
+    n = len(x)
+    turn = np.exp(-2j * np.pi * np.outer(np.arange(n), np.arange(n)) / n)
+    spectrum = turn @ (np.array(x) - math.fsum(x) / n)
+    size = np.abs(spectrum)
+    analytic = np.array([spectrum[k] / size[k] if k <= n // 2 and size[k] > 1e-7 * size.max() else 0 for k in range(n)])
+    envelope = np.abs(turn.conj() @ analytic / n) ** 2
+    logarithm = np.log(envelope + 1e-3 * envelope.mean())
+    hann = np.array([0.5 - 0.5 * math.cos(2 * math.pi * j / n) for j in range(n)])
+    lines = np.abs(turn @ ((logarithm - logarithm.mean()) * hann))[: n // 2 + 1]
+    shaft = shaft_hz * n / rate_hz
+
+    def height(order: float) -> float | None:
+        place = order * shaft
+        low, high = max(math.floor(place * 0.98), 1), math.ceil(place * 1.02)
+        if high >= len(lines):
+            return None
+        middle = (low + high) // 2
+        around = sorted(lines[max(1, middle - int(shaft)) : middle + int(shaft)])
+        half = len(around) // 2
+        median = around[half] if len(around) % 2 else (around[half - 1] + around[half]) / 2
+        return math.log(max(lines[low : high + 1]) / median)
+
+    def mean(*of: float) -> float:
+        known = [h for h in map(height, of) if h is not None]
+        return math.fsum(known) / len(known) if known else 0.0
+
+    def largest(*of: float) -> float:
+        return max((h for h in map(height, of) if h is not None), default=0.0)
+
+    outer, inner, ball, cage = (orders[name] for name in ("outer", "inner", "ball", "cage"))
+    five, three = range(1, 6), range(1, 4)
+    return {
+        "bpfo": mean(*(h * outer for h in five)),
+        "bpfi": mean(*(h * inner for h in five)),
+        "bpfi_sides": mean(*(h * inner + s for h in three for s in (-1, 1))),
+        "bsf": mean(*(h * 2 * ball for h in five)),
+        "bsf_odd": mean(*(h * ball for h in (1, 3, 5))),
+        "bsf_sides": mean(*(h * 2 * ball + s * cage for h in three for s in (-1, 1))),
+        "ftf": mean(*(h * cage for h in three)),
+        "shaft": mean(1, 2, 3, 4),
+        "bpfo_max": largest(*(h * outer for h in three)),
+        "bpfi_max": largest(*(h * inner for h in three)),
+        "bsf_max": largest(*(h * 2 * ball for h in three)),
+    }

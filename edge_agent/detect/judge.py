@@ -64,11 +64,11 @@ class Judge:
         if manifest.signals is not None and not {s.name for s in manifest.signals} <= set(names):
             raise BundleRejected(manifest.name, f"it needs signals {', '.join(s.name for s in manifest.signals)}", FIT)
         try:
-            self._positions = scorer.positions(vector_names(names))
+            self._positions = scorer.positions(vector_names(signals))
         except BadBundle as exc:
             raise BundleRejected(manifest.name, str(exc), FIT) from exc
         self.scorer, self.rule = scorer, manifest.alarm
-        self._names = vector_names(names)
+        self._names = vector_names(signals)
         self._recent: deque[float] = deque(maxlen=self.rule.smooth)
         self._over = self._under = 0
         self.open = False

@@ -23,10 +23,11 @@ from edge_agent.detect.plot import NormalWindow
 from edge_agent.detect.predictions import PredictionLog
 from edge_agent.detect.shadow import Shadow
 from edge_agent.detect.trial import Pairs
+from edge_agent.errors import SourceFailed
 from models import alarms
 from models.alarms import NOVELTY, SUDDEN
 from models.contract.alarms import Maintenance
-from models.contract.features import FEATURE_SET, vector_names
+from models.contract.features import FEATURE_SET
 from models.contract.ids import new_trace_id
 from models.contract.messages import (
     AlarmEvent,
@@ -38,7 +39,7 @@ from models.contract.messages import (
     SensorFault,
 )
 from models.contract.signals import Signal, WindowSpec
-from models.features.extract import extract
+from models.features.extract import Extractor
 from models.scoring import Scorer
 from models.suppress import Pattern
 from models.windows import Window, Windower
@@ -62,7 +63,11 @@ class Pipeline:
     ) -> None:
         self._clock, rules = clock, rules or Alarms()
         self.asset, self.signals, self.spec, self._folder = asset, signals, spec, folder
-        self.names = vector_names(s.name for s in signals)
+        try:
+            self._extract = Extractor(signals, spec.rate_hz)
+        except ValueError as exc:
+            raise SourceFailed(f"asset {asset.id}: {exc}") from exc
+        self.names = self._extract.names
         self._windower = Windower(spec, len(signals))
         self._vector = np.empty(len(self.names))
         self._episodes = Episodes(rules.hold_s, rules.min_open_s)
@@ -160,7 +165,7 @@ class Pipeline:
             return
         self._bad_signal = None
         assert self.current
-        vector = extract(window.values, self._vector)
+        vector = self._extract(window.values, self._vector)
         if not np.isfinite(vector).all():  # beyond what float32 holds
             self.dropped["not_finite_features"] += 1
             return

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from edge_agent.settings import Settings
 from models.contract.base import SignalName, Text
-from models.contract.signals import Signal
+from models.contract.signals import Bearing, Signal
 from models.grid import Line, Method
 
 PERIODS = 3  # so many periods without a sample, and it is missing: one may be late, and one lost
@@ -44,6 +44,7 @@ class Channel(Settings):
     unit: Annotated[Text, Field(max_length=20)] = "1"
     low: float | None = None
     high: float | None = None
+    bearing: Bearing | None = None
     report: Report = Report()
     method: Method = Method.HOLD
     valid_s: Annotated[float, Field(gt=0)] | None = None  # without a new sample for longer, it is missing
@@ -55,7 +56,7 @@ class Channel(Settings):
 
     @property
     def signal(self) -> Signal:
-        return Signal(name=self.name, unit=self.unit, low=self.low, high=self.high)
+        return Signal(name=self.name, unit=self.unit, low=self.low, high=self.high, bearing=self.bearing)
 
     def line(self, period_s: float) -> Line:
         """How it goes onto the grid where a sample is expected every `period_s`."""

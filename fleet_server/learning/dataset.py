@@ -48,6 +48,7 @@ class Row:
     label: str = ""  # the label's id
     score: float = math.nan  # as the model gave it that ran then
     version: int = 0  # of that model
+    held: bool = False  # somebody wants it judged and not learned from; then nothing else is held out
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Dataset:
     names: tuple[str, ...]  # of the vectors' entries
     window: WindowSpec
     signals: tuple[Signal, ...]
-    split: Literal["asset", "time only", "none"]
+    split: Literal["asset", "time only", "as told"]
     vectors: Floats
     classes: Strings
     weights: Floats
@@ -176,8 +177,17 @@ class _Split:
     def __init__(self, rows: Sequence[Row], embargo_s: float) -> None:
         self.not_judged: list[str] = []  # classes of which nothing is held out
         self.held_assets: list[str] = []
-        self.by: Literal["asset", "time only"] = "asset"
-        self.held: list[bool | None] = self._by_asset(rows) or self._by_time(rows, embargo_s)
+        self.by: Literal["asset", "time only", "as told"] = "asset"
+        self.held: list[bool | None] = self._as_told(rows) or self._by_asset(rows) or self._by_time(rows, embargo_s)
+
+    def _as_told(self, rows: Sequence[Row]) -> list[bool | None] | None:
+        if not any(row.held for row in rows):
+            return None
+        self.by = "as told"
+        self.held_assets = sorted({row.asset for row in rows if row.held})
+        judged = {row.window_class for row in rows if row.held}
+        self.not_judged = sorted({row.window_class for row in rows} - judged)
+        return [row.held for row in rows]
 
     def _by_asset(self, rows: Sequence[Row]) -> list[bool | None] | None:
         """None: that would leave one side without normal windows, or none of the faults judged."""

@@ -7,11 +7,13 @@ from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType
 from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
+from sklearn.linear_model import LogisticRegression
 
 from fleet_server.errors import Refused
 from fleet_server.learning.dataset import Dataset, Floats
@@ -132,17 +134,39 @@ def _distance(model: Distance, n: int) -> bytes:
         helper.make_node("Log", ["above"], ["log"]),
         helper.make_node("Neg", ["log"], ["raw"]),
     ]
+    return _of_nodes("distance", nodes, n, "raw", [None], constants)
+
+
+def _logistic(model: LogisticRegression, n: int) -> bytes:
+    """softmax(x @ coefficients + intercepts), in operators whose shapes every runtime checks."""
+    weights, intercepts = model.coef_, model.intercept_
+    if len(weights) == 1:  # of two classes scikit-learn keeps only what tells the second from the first
+        weights, intercepts = np.vstack([0 * weights, weights]), np.array([0.0, intercepts[0]])
+    constants = {"weights": weights.T.astype(np.float32), "intercepts": intercepts.astype(np.float32)}
+    nodes = [
+        helper.make_node("Gemm", ["features", "weights", "intercepts"], ["evidence"]),
+        helper.make_node("Softmax", ["evidence"], ["probabilities"], axis=1),
+    ]
+    return _of_nodes("logistic", nodes, n, "probabilities", [None, len(intercepts)], constants)
+
+
+def _of_nodes(
+    name: str, nodes: list[Any], n: int, output: str, shape: list[int | None], constants: dict[str, npt.NDArray[Any]]
+) -> bytes:
+    """A model from features float32[_, n] to one output."""
     graph = helper.make_graph(
         nodes,
-        "distance",
+        name,
         [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, n])],
-        [helper.make_tensor_value_info("raw", TensorProto.FLOAT, [None])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(np.ascontiguousarray(value), key) for key, value in constants.items()],
     )
-    return _plain(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET[""])], ir_version=8))
+    return _plain(helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET[""])]))
 
 
 def _classifier(fitted: Fitted) -> bytes:
+    if isinstance(fitted.classifier, LogisticRegression):
+        return _logistic(fitted.classifier, len(fitted.inputs))
     model = to_onnx(
         fitted.classifier,
         initial_types=[("features", FloatTensorType([None, len(fitted.inputs)]))],

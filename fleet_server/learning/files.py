@@ -32,7 +32,7 @@ from models.contract.base import ModelName, ModelVersion
 from models.contract.features import vector_names
 from models.contract.labels import NORMAL
 from models.contract.signals import Signal, WindowSpec
-from models.features.extract import extract
+from models.features.extract import Extractor
 from models.recordings import BadRecording, Recording, RecordingOptions, read_csv, read_npz
 from models.windows import Windower, default_window
 
@@ -56,6 +56,7 @@ class Source(Settings):
     path: str  # may be a pattern, and name ${VARIABLES}; relative to the configuration file
     asset: str | None = None  # each file is its own machine if left out
     weight: Annotated[float, Field(gt=0, le=100)] = 1.0
+    holdout: bool = False  # judged, not learned from; if any is, nothing else is held out
     normal: tuple[int, int] | None = None  # first and last row
     normal_rows: Annotated[int, Field(ge=1)] | None = None  # the first so many
     fault: Annotated[str, Field(min_length=1, max_length=40)] | None = None  # shown by every other row
@@ -101,7 +102,7 @@ def train(path: Path, version: int | None = None) -> Result:
     rows, spec, signals, seen = _rows(config, path.resolve().parent)
     if not rows:
         raise Refused(f"no window of these recordings can be used: {dict(+seen)}")
-    names = vector_names(signal.name for signal in signals)
+    names = vector_names(signals)
     data = dataset.assemble(rows, names, spec, signals, {"left_out": dict(+seen)})
     said = export.Said(
         name=config.name,
@@ -246,7 +247,10 @@ def _windows(
     """The windows of a file whose rows are all of one known class."""
     asset = source.asset or f"{path.parent.name}/{path.stem}"
     rows: list[Row] = []
-    windower = Windower(spec, len(recording.signals))
+    try:
+        windower, extract = Windower(spec, len(recording.signals)), Extractor(recording.signals, spec.rate_hz)
+    except ValueError as exc:
+        raise Refused(f"{path}: {exc}") from exc
     for window in windower.feed(recording.times, recording.values):
         inside = np.unique(classes[window.last - spec.n_samples + 1 : window.last + 1])
         if inside.size > 1 or inside[0] == UNKNOWN:
@@ -269,6 +273,7 @@ def _windows(
                 weight=source.weight,
                 vector=tuple(vector.tolist()),
                 provenance="file",
+                held=source.holdout,
                 label=path.name,
             )
         )
@@ -327,11 +332,15 @@ def _held_out(data: Dataset, fitted: Fitted) -> dict[str, Any]:
     """Figures by machine and class, of what was learned from and of what was held out."""
     score = 1 / (1 + np.exp(np.clip((fitted.raw(data.vectors) - fitted.limit) / fitted.scale, -60, 60)))
     shares = fitted.probabilities(data.vectors)
-    named = np.full(len(score), "", dtype="U40")
+    named = likeliest = np.full(len(score), "", dtype="U40")
     if shares is not None:
-        p_fault = 1 - shares[:, fitted.classes.index(NORMAL)]
-        score = np.maximum(score, p_fault)
-        named = np.array(fitted.classes)[shares.argmax(axis=1)]
+        is_normal = fitted.classes.index(NORMAL)
+        score = np.maximum(score, 1 - shares[:, is_normal])
+        classes = np.array(fitted.classes)
+        named, likeliest = (
+            classes[shares.argmax(axis=1)],
+            np.delete(classes, is_normal)[np.delete(shares, is_normal, axis=1).argmax(axis=1)],
+        )
     alarm = score >= fitted.alarm.raise_at
     held, normal = data.holdout, data.classes == NORMAL
     groups = []
@@ -346,6 +355,11 @@ def _held_out(data: Dataset, fitted: Fitted) -> dict[str, Any]:
         "training": fitted.facts,
         "held_out_false_alarms": _share(alarm[held & normal]),
         "held_out_missed": _share(~alarm[held & ~normal]),
+        # Of the windows of a fault: the fault that is named where a fault is.
+        "held_out_fault_named": {
+            str(kind): _share(likeliest[held & (data.classes == kind)] == kind)
+            for kind in np.unique(data.classes[held & ~normal])
+        },
         "groups": groups,
     }
 
@@ -384,4 +398,7 @@ def as_text(summary: dict[str, Any]) -> str:
     for key, words in (("held_out_false_alarms", "false alarms"), ("held_out_missed", "missed faults")):
         value = summary[key]
         lines.append(f"held-out windows, {words}: {'nothing to judge by' if value is None else f'{value:.2%}'}")
+    if faults := summary.get("held_out_fault_named"):
+        said = ", ".join(f"{kind} {share:.2%}" for kind, share in faults.items())
+        lines.append(f"held-out windows of a fault, fault named right: {said}")
     return "\n".join(lines)

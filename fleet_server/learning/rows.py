@@ -70,7 +70,7 @@ def choose(
     health = _health(settings)
     ours, signals = _same_channels(ours, health, left_out)
     window = _same_window({(row.device_id, row.asset_id) for row in ours}, health)
-    names = vector_names(signal.name for signal in signals)
+    names = vector_names(signals)
     judge = _Judge(episodes, labels, timedelta(seconds=window.n_samples / window.rate_hz))
     weights = _reference_weights(ours)
     rows: dict[UUID, Row] = {}
@@ -191,20 +191,16 @@ def _same_channels(
     samples: Sequence[SampleRow], health: dict[tuple[str, str], AssetHealth], left_out: Counter[str]
 ) -> tuple[list[SampleRow], tuple[Signal, ...]]:
     """The windows of the commonest set of channels."""
-    sets = Counter(frozenset(row.features) for row in samples)
-    for keys, _ in sets.most_common():
-        found = sorted({key.rpartition(".")[0] for key in keys})
-        if keys == set(vector_names(found)):
-            break
-    else:
-        raise Refused(f"no window of feature set {FEATURE_SET} with all of its {len(NAMES)} features a channel")
-    same = [row for row in samples if row.features.keys() == keys]
-    left_out["other channels"] = len(samples) - len(same)
-    for row in same:  # a device knows the order, units and limits
-        said = health.get((row.device_id, row.asset_id), AssetHealth()).signals
-        if sorted(signal.name for signal in said) == found:
-            return same, said
-    return same, tuple(Signal(name=name) for name in found)
+    for keys, n in Counter(frozenset(row.features) for row in samples).most_common():
+        same = [row for row in samples if row.features.keys() == keys]
+        # A device knows order, units, limits and bearings; what none has described may still be plain channels.
+        said = [health[key].signals for key in dict.fromkeys((r.device_id, r.asset_id) for r in same) if key in health]
+        plain = tuple(Signal(name=name) for name in sorted({key.rpartition(".")[0] for key in keys}))
+        for signals in (*said, plain):
+            if keys == set(vector_names(signals)):
+                left_out["other channels"] = len(samples) - n
+                return same, signals
+    raise Refused(f"no window of feature set {FEATURE_SET} with all of its {len(NAMES)} features a channel")
 
 
 def _same_window(used: set[tuple[str, str]], health: dict[tuple[str, str], AssetHealth]) -> WindowSpec:

@@ -1,13 +1,9 @@
-"""Arrays to estimators: what is normal (novelty), and which fault it looks like (classifier). The only scikit-learn.
+"""Arrays to estimators: what is normal (novelty), and which fault it looks like (learning.classifiers).
 
 Novelty. Fast data: a Gaussian mixture over standardised features, all components with one shape (operating modes differ
 in place, not in noise), as many as the Bayesian information criterion pays for. Slow data: the distance of
 models.selfref, learnt from all normal windows at once. The limit lies where a normal window of an asset that the model
 has not seen falls below once in 1 / FALSE_ALARM windows.
-
-Classifier. A forest over "normal" and each fault with enough windows. The weight of "normal" is the one that costs
-least on held-out windows, missed faults and false alarms alike, among those that keep normal windows quiet; if none
-does, there is no classifier, and novelty has to do.
 """
 
 from __future__ import annotations
@@ -19,15 +15,13 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.calibration import CalibratedClassifierCV
-from sklearn.ensemble import RandomForestClassifier
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import StandardScaler
 
 from fleet_server.errors import Refused
+from fleet_server.learning import classifiers
 from fleet_server.learning.dataset import Dataset, Floats, Mask
 from models import selfref
 from models.bundle.manifest import AlarmRule, Usual
@@ -35,13 +29,9 @@ from models.contract.labels import NORMAL
 
 FALSE_ALARM: Final = 1 / 500  # normal windows over the limit, as stated to people; an alarm needs several in a row
 MIN_NORMAL: Final = 30
-MIN_FAULT_ROWS: Final = 8
 MAX_COMPONENTS: Final = 5
 RIDGE: Final = 0.05  # of a standardised feature's variance: directions that hardly vary are not to be trusted
 SAME: Final = 0.995  # correlation from which on the second feature says nothing new
-NORMAL_WEIGHTS: Final = (1.0, 3.0, 9.0, 27.0)  # of "normal", where all faults together weigh 1
-NOISY: Final = 0.05  # share of held-out normal windows that a classifier may call a fault
-CALIBRATE: Final = (100, 10)  # rows and blocks of every class, from which on probabilities are calibrated
 MACHINES_DIFFER: Final = 4.0  # variance between machines over variance on one: twice its spread
 AT_MEDIAN: Final = 2.2  # the median normal window scores 1 / (1 + e^2.2) = 0.1
 
@@ -105,7 +95,7 @@ def fit(data: Dataset) -> Fitted:
         if not positions.size:
             raise Refused("no feature varies over the normal windows: is the sensor connected?")
         novelty, limit, scale, facts = _mixture(data, normal, positions, seed)
-    classifier, classes, more = _classifier(data, train, positions, seed)
+    classifier, classes, more = classifiers.fit(data, train, positions, seed)
     values = data.vectors[np.ix_(normal, positions)]
     center = np.median(values, axis=0)
     spread = 1.4826 * np.median(np.abs(values - center), axis=0)
@@ -234,95 +224,6 @@ def _low_quantile(values: Floats, share: float) -> float:
     tail = top - values[values < top]
     fall = float(np.median(tail)) / np.log(2) if tail.size else 0.0
     return top - fall * float(np.log(0.1 / share))
-
-
-def _classifier(
-    data: Dataset, train: Mask, positions: npt.NDArray[np.intp], seed: int
-) -> tuple[Any | None, tuple[str, ...], dict[str, Any]]:
-    enough = [name for name in data.faults if int((train & (data.classes == name)).sum()) >= MIN_FAULT_ROWS]
-    thin = sorted(set(data.faults) - set(enough))
-    if not enough:
-        return None, (), {"classifier": "none: no fault has enough windows", "thin": thin}
-    rows = train & np.isin(data.classes, [NORMAL, *enough])
-    values, classes = data.vectors[np.ix_(rows, positions)].astype(np.float32), data.classes[rows]
-    blocks, assets = data.blocks[rows], data.assets[rows]
-    fault = classes != NORMAL
-    # By asset where each side keeps every class, by block where faults live on too few assets for that.
-    by_asset = all(len(np.unique(assets[classes == name])) >= 3 for name in enough)
-    splits = list(_splits(values, classes, assets if by_asset else blocks, seed))
-    tried = []
-    for normal_weight in NORMAL_WEIGHTS:
-        false, missed = _mistakes(values, classes, _weights(data.weights[rows], classes, normal_weight), splits, seed)
-        if not false > NOISY:
-            tried.append((false + missed, false, normal_weight))
-        if false == 0 or not missed < 1:  # more weight would only see less; nan: nothing can be held out
-            break
-    if not tried:
-        return None, (), {"classifier": "none: it calls too many normal windows a fault", "thin": thin}
-    _, wrong, normal_weight = min(tried)
-    weights = _weights(data.weights[rows], classes, normal_weight)
-    model: Any = _forest(seed)
-    least_rows = min(int((classes == name).sum()) for name in np.unique(classes))
-    least_blocks = min(len(np.unique(blocks[classes == name])) for name in np.unique(classes))
-    calibrated = least_rows >= CALIBRATE[0] and least_blocks >= CALIBRATE[1] and len(splits) >= 3
-    if calibrated:
-        model = CalibratedClassifierCV(model, method="sigmoid", ensemble=False, cv=splits)
-    model.fit(values, classes, sample_weight=weights)
-    facts = {
-        "classifier": f"forest over {len(enough)} faults, {int(fault.sum())} fault windows",
-        "calibrated": calibrated,
-        "normal_weight": normal_weight,
-        "normal_called_fault": None if np.isnan(wrong) else round(wrong, 4),
-        "thin": thin,
-    }
-    return model, tuple(str(name) for name in model.classes_), facts
-
-
-def _forest(seed: int) -> RandomForestClassifier:
-    return RandomForestClassifier(60, max_depth=8, min_samples_leaf=2, random_state=seed, n_jobs=1)
-
-
-def _weights(given: Floats, classes: npt.NDArray[np.str_], normal_weight: float) -> Floats:
-    """Each fault weighs as much as the next, all of them together 1, "normal" as said."""
-    weights = given.copy()
-    names = np.unique(classes)
-    for name in names:
-        rows = classes == name
-        weights[rows] *= (normal_weight if name == NORMAL else 1 / (len(names) - 1)) / weights[rows].sum()
-    scaled: Floats = weights / weights.mean()
-    return scaled
-
-
-def _splits(
-    values: npt.NDArray[np.float32], classes: npt.NDArray[np.str_], groups: npt.NDArray[np.str_], seed: int
-) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
-    n = min(5, len(np.unique(groups)), *(len(np.unique(groups[classes == name])) for name in np.unique(classes)))
-    if n >= 2:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # a class with few members: it is checked here
-            for fit_on, judged in StratifiedGroupKFold(n, shuffle=True, random_state=seed).split(
-                values, classes, groups
-            ):
-                if len(np.unique(classes[fit_on])) == len(np.unique(classes)):
-                    yield fit_on, judged
-
-
-def _mistakes(
-    values: npt.NDArray[np.float32],
-    classes: npt.NDArray[np.str_],
-    weights: Floats,
-    splits: list[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]],
-    seed: int,
-) -> tuple[float, float]:
-    """Shares of held-out normal windows called a fault, and of faults that are not. nan: none can be held out."""
-    p_fault = np.full(len(classes), np.nan)
-    for fit_on, judged in splits:
-        model = _forest(seed).fit(values[fit_on], classes[fit_on], sample_weight=weights[fit_on])
-        p_fault[judged] = 1 - model.predict_proba(values[judged])[:, list(model.classes_).index(NORMAL)]
-    heard, normal = np.isfinite(p_fault), classes == NORMAL
-    if not (heard & normal).any() or not (heard & ~normal).any():
-        return float("nan"), float("nan")
-    return float((p_fault[heard & normal] >= 0.5).mean()), float((p_fault[heard & ~normal] < 0.5).mean())
 
 
 def _alarm(data: Dataset, slow: bool) -> AlarmRule:

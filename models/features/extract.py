@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from models.contract.features import CATALOGUE
+from models.contract.features import CATALOGUE, vector_names
+from models.contract.signals import Bearing, Signal
+from models.features.bearing import N_BEARING, bearing
 from models.features.spectral import spectral
 from models.features.time_domain import time_domain
 
@@ -42,6 +45,40 @@ def extract(window: npt.NDArray[np.float32], out: npt.NDArray[np.float64] | None
     time_domain(window, by_channel)
     spectral(window, by_channel)
     return out
+
+
+class Extractor:
+    """Windows of one asset to vectors: `extract`, and the features of the bearings that its signals name."""
+
+    def __init__(self, signals: Sequence[Signal], rate_hz: float) -> None:
+        """Raises ValueError: a bearing's speed is to come from a channel that is not there."""
+        self.names = vector_names(signals)
+        self._rate_hz, self._n_base = rate_hz, len(signals) * N_FEATURES
+        where = {signal.name: i for i, signal in enumerate(signals)}
+        self._bearings: list[tuple[int, Bearing, int | None]] = []
+        for i, signal in enumerate(signals):
+            if of := signal.bearing:
+                if of.speed is not None and of.speed not in where:
+                    raise ValueError(f"the bearing at {signal.name} takes its speed from {of.speed}: no such signal")
+                self._bearings.append((i, of, None if of.speed is None else where[of.speed]))
+
+    def __call__(
+        self, window: npt.NDArray[np.float32], out: npt.NDArray[np.float64] | None = None
+    ) -> npt.NDArray[np.float64]:
+        """As `extract`; the features of a bearing are nan where its channel's are."""
+        if out is None:
+            out = np.empty(len(self.names))
+        extract(window, out[: self._n_base])
+        at = self._n_base
+        for i, of, speed in self._bearings:
+            heights = out[at : at + N_BEARING]
+            if np.isfinite(out[i * N_FEATURES]):
+                shaft_hz = of.shaft_hz if speed is None else float(window[speed].mean(dtype=np.float64)) / 60
+                bearing(window[i], self._rate_hz, shaft_hz or 0.0, of, heights)
+            else:
+                heights[:] = np.nan
+            at += N_BEARING
+        return out
 
 
 def warm_up(n_channels: int = 1, n_samples: int = 64) -> None:

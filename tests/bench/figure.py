@@ -19,6 +19,7 @@ class Bench:
     goal: float
     better: Literal["higher", "lower"]
     run: Callable[[], tuple[float, float]]
+    needs: str = ""  # a variable of the environment, without which it is left out
 
     def ok(self, ratio: float) -> bool:
         """False below the floor (above it, where lower is better)."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent import config, sensors
+from models.contract.features import as_table
 
 ROOT = Path(__file__).parents[2]
 NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)(?:::(\w+))?`")
@@ -26,6 +27,10 @@ def test_every_row_names_a_test_that_exists(name: str) -> None:
             source = (ROOT / path).read_text()
             for name in filter(None, (first, second)):
                 assert re.search(rf"\b(def|class) {name}\b|^{name} = ", source, re.MULTILINE), f"{path} has no {name}"
+
+
+def test_the_table_of_features_is_the_catalogue() -> None:
+    assert (ROOT / "docs/features.md").read_text() == as_table()
 
 
 def test_every_link_between_documents_leads_somewhere() -> None:
