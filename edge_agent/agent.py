@@ -274,10 +274,14 @@ class Agent:
             self._put([fault])
 
     def _beat(self, force: bool = False) -> None:
-        if not self.health.due and not force:
-            return
-        self.health.asked()
-        self._writer.put_made(Stream.HEALTH, self._heartbeat)
+        if self.health.due(self._mark) or force:
+            self._writer.put_made(Stream.HEALTH, self._heartbeat)
+
+    def _mark(self) -> object:
+        """What the server should hear of soon: states and kinds of trouble, not how far counters have come."""
+        assets = tuple((name, a.state, a.alarm) for name, a in self.detector.health().items())
+        running, step, sequence = self.rollout.running, self.rollout.step, self.rollout.memory.get("sequence", 0)
+        return running, step, sequence, assets, self._outbox.disk.state, frozenset(self.health.counters)
 
     def _heartbeat(self) -> list[Body]:
         """Made in the writer's thread, just before it is written: its counts are those of the moment."""

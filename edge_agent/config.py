@@ -91,7 +91,7 @@ class UplinkSettings(Settings):
     bytes_per_day: Annotated[int, Field(ge=10_000)] | None = None
     bytes_per_month: Annotated[int, Field(ge=100_000)] | None = None
     kbit_per_s: Annotated[float, Field(gt=0)] | None = None
-    telemetry_every_s: Annotated[float, Field(ge=0)] = 2.0
+    telemetry_every_s: Annotated[float, Field(ge=0)] = 600.0
 
 
 class Form(Settings):
@@ -169,7 +169,7 @@ class Config(Settings):
     state_dir: FilePath = Field(default=Path("agent-state"), validate_default=True)
     baseline: InputFile | None = None  # a bundle to start with instead of the shipped one
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    heartbeat_s: Annotated[float, Field(gt=0)] = 10.0
+    heartbeat_s: Annotated[float, Field(gt=0)] | None = None  # None: at most every 10 s on a change, else every 30 min
     broker: Broker | None = None  # None: nothing is sent; everything works on the device alone
     trust: Trust = Trust()
     outbox: OutboxRoom = OutboxRoom()

@@ -6,38 +6,51 @@ import math
 import resource
 import sys
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Final
 
 from edge_agent.clock import SYSTEM, Clock
 from models.contract.base import ModelRef, Stream
 from models.contract.ids import new_epoch, new_trace_id
 from models.contract.messages import AssetHealth, Heartbeat, Step, StreamCount
 
+SOON_S: Final = 10.0  # between two heartbeats, whatever changes
+QUIET_S: Final = 1800.0  # while nothing does: that the device is there at all is told by its session
+
 
 class Health:
     """Counters of everything that was dropped or refused, and the heartbeat that tells of them."""
 
-    def __init__(self, every_s: float, clock: Clock = SYSTEM) -> None:
-        self._every_s, self._clock = every_s, clock
+    def __init__(self, every_s: float | None, clock: Clock = SYSTEM) -> None:
+        """`every_s` None: soon after something has changed, and now and then while nothing does."""
+        self._every_s, self._soon_s, self._clock = every_s or QUIET_S, every_s or SOON_S, clock
+        self._mark: object = None
+        self._soon = -math.inf
         self._began = clock.monotonic()
         self._due = -math.inf
         self.boot = new_epoch()
         agent_version()  # read from disk now: later there may be no file descriptor for it
         self.counters: Counter[str] = Counter()
 
-    @property
-    def due(self) -> bool:
-        return self._clock.monotonic() >= self._due
-
-    def asked(self) -> None:
-        """A heartbeat is on its way: the next one is due `every_s` from now."""
-        self._due = self._clock.monotonic() + self._every_s
+    def due(self, mark: Callable[[], object]) -> bool:
+        """A heartbeat is to be made now, and is on its way. `mark`: what must not change without one; asked for now and
+        then only."""
+        now = self._clock.monotonic()
+        if now < min(self._soon, self._due):
+            return False
+        before, self._mark = self._mark, mark()
+        if now < self._due and self._mark == before:
+            self._soon = now + self._soon_s
+            return False
+        self._soon, self._due = now + self._soon_s, now + self._every_s
+        return True
 
     def ask(self) -> None:
         """Somebody wants to know now."""
-        self._due = 0.0
+        self._due = -math.inf
 
     def beat(
         self,

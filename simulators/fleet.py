@@ -62,6 +62,9 @@ heartbeat_s = 2.0
 host = "127.0.0.1"
 port = {broker_port}
 
+[uplink]
+telemetry_every_s = 1.0
+
 [trust]
 approval_keys = ["{approval}"]
 server_keys = ["{server}"]

@@ -78,6 +78,7 @@ class Uplink:
         self._seen, self._looked_at = -1, 0.0
         self._never_stored: set[Place] = set()
         self._spent = 0
+        self.connected_at = 0.0  # when the connection that stands was made, monotonic
 
     @property
     def connected(self) -> bool:
@@ -130,6 +131,7 @@ class Uplink:
 
     def _on_connect(self) -> None:
         self._link.publish(topics.session(self.device), self._session("birth"))
+        self.connected_at = self._clock.monotonic()
         self._mids.clear()
         self._lanes.forget()
         self._seen = -1

@@ -31,6 +31,8 @@ host = "{host}"
 port = {port}
 keepalive_s = 5
 {broker}
+[uplink]
+telemetry_every_s = 0.3
 [trust]
 server_keys = ["server.pub"]
 approval_keys = ["approval.pub"]

@@ -1,4 +1,4 @@
-"""The form for everybody: no accessibility finding, large targets, the keyboard alone, installed, updated on request."""
+"""The form for everybody: accessible, large targets, by keyboard alone, installable, updated on request."""
 
 from __future__ import annotations
 

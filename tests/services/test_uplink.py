@@ -15,6 +15,7 @@ import pytest
 
 from edge_agent.commands import Commands
 from edge_agent.config import Broker as BrokerSettings
+from edge_agent.config import OutboxRoom
 from edge_agent.outbox import Outbox
 from edge_agent.uplink import Uplink
 from edge_agent.uplink.lanes import WINDOW, WINDOWS
@@ -32,8 +33,8 @@ from tests.support import eventually
 class Device:
     """An outbox and its uplink, in threads of the test."""
 
-    def __init__(self, folder: Path, port: int, fleet: Fleet, receipt_s: float) -> None:
-        self.outbox = Outbox(folder / "outbox.db")
+    def __init__(self, folder: Path, port: int, fleet: Fleet, receipt_s: float, room: OutboxRoom | None = None) -> None:
+        self.outbox = Outbox(folder / "outbox.db", room)
         self.counters: Counter[str] = Counter()
         self.heard: list[Offer | Chunk] = []
         keys = PublicKeys([fleet.server.public])
@@ -49,8 +50,10 @@ class Device:
 
 
 @contextmanager
-def running(folder: Path, port: int, fleet: Fleet, receipt_s: float = 10.0) -> Iterator[Device]:
-    device = Device(folder, port, fleet, receipt_s)
+def running(
+    folder: Path, port: int, fleet: Fleet, receipt_s: float = 10.0, room: OutboxRoom | None = None
+) -> Iterator[Device]:
+    device = Device(folder, port, fleet, receipt_s, room)
     device.thread.start()
     try:
         yield device

@@ -31,6 +31,8 @@ baseline = "old.bundle"
 state_dir = "state"
 [broker]
 port = {port}
+[uplink]
+telemetry_every_s = 0.3
 [trust]
 server_keys = ["server.pub"]
 approval_keys = ["approval.pub"]

@@ -50,7 +50,8 @@ def test_skab_runs_through_the_real_loop(
         f'[web]\nport = {port}\n[retrain]\nmode = "off"\n'
     )
     example = (ROOT / "docs/examples/skab.toml").read_text()
-    fleet = f'[broker]\nport = {own_broker.port}\n[trust]\nserver_keys = ["server.pem.pub"]\n[form]\nport = -1\n'
+    fleet = f"[broker]\nport = {own_broker.port}\n[uplink]\ntelemetry_every_s = 0.5\n"
+    fleet += '[trust]\nserver_keys = ["server.pem.pub"]\n[form]\nport = -1\n'
     example = example.replace('state_dir = "../../build/skab-state"', 'state_dir = "state"\nheartbeat_s = 1.0')
     (tmp_path / "agent.toml").write_text(example.replace("[[asset]]", fleet + "[[asset]]"))
     python = [sys.executable, "-m"]
