@@ -181,7 +181,8 @@ def test_phases_in_any_order_make_the_same_event(schema: str) -> None:
             conn.execute("TRUNCATE event, ledger, sample")
             for seq, phase in enumerate(order, start=1):
                 store(conn, [message(phase, seq)], now())
-        rows.append(query(schema, "SELECT * FROM event")[0])
+        # When the server heard of it first is another moment each time.
+        rows.append(query(schema, "SELECT to_jsonb(event) - 'received_at' FROM event")[0])
     assert all(row == rows[0] for row in rows)
     ((trace, raised, cleared, score, fault),) = query(
         schema, "SELECT trace_id, raised_at, cleared_at, score, fault_class FROM event"

@@ -331,7 +331,8 @@ def test_every_route_but_the_named_ones_asks_who_is_there(door: Door) -> None:
 
 def test_a_technician_does_not_see_the_operators_pages(server_door: Door) -> None:
     technician, operator = server_door.signed_in("Ada"), server_door.signed_in("Olga", "operator")
-    form_api = re.compile(r"/api/(form|annotations|attachments|work-orders)(/|$)|/live|/ready|/favicon|/form|/static")
+    theirs = "form|annotations|attachments|work-orders|work-list"
+    form_api = re.compile(rf"/api/({theirs})(/|$)|/live|/ready|/favicon|/form|/static")
     paths = [path for method, path in every_route(server_door) if method == "GET" and not form_api.match(path)]
     assert "/api/events" in paths
     assert "/" in paths
