@@ -27,6 +27,7 @@ from edge_agent.detect import Detector, Pipeline
 from edge_agent.errors import AgentError, AlreadyRunning, BundleRejected
 from edge_agent.files import write_whole
 from edge_agent.health import Health
+from edge_agent.notify import Notifier
 from edge_agent.outbox import Outbox, Writer
 from edge_agent.page import Desk, Serving
 from edge_agent.people import People, check_pin, hash_pin
@@ -77,6 +78,9 @@ class Agent:
         self._outbox = Outbox(config.state_dir / "outbox.db", config.outbox, self.clock.at_least)
         self.health = Health(config.heartbeat_s, self.clock)
         self._vitals = Vitals(self.clock)
+        self.notifier = Notifier(
+            config.device, config.notify, config.broker, self.health.counters, line_for, self.clock
+        )
         self._writer = Writer(self._outbox, self.health.counters, self._told, config.outbox.memory_bytes)
         self.journal = Journal(self._outbox, self._writer.put)
         self.alarms = AlarmDesk(self._outbox, self.journal, config.alarms, self.clock, self.health.counters)
@@ -149,6 +153,8 @@ class Agent:
         self._start("writer", self._writer.loop)
         self._start("rollout", self.rollout.loop)
         self._start("alarms", self.alarms.loop)
+        for place in self.notifier.places:
+            self._start(place.name, place.loop)
         if self._uplink:
             self._start("uplink", self._uplink.loop)
         systemd.notify(systemd.READY, f"STATUS={self._line()}")
@@ -307,8 +313,9 @@ class Agent:
 
     def _told(self, bodies: Sequence[Body]) -> None:
         """On disk now, or as much as there can be."""
+        self.notifier.tell(bodies)
         for body in bodies:
-            if line := tell(body):
+            if line := line_for(body):
                 self._tell(line)
 
     # -- parts --------------------------------------------------------------------------------------------------
@@ -321,7 +328,7 @@ class Agent:
         )
 
     def _start(self, name: str, loop: Callable[[Pulse], None]) -> threading.Thread:
-        pulse = no_pulse if name.startswith("source-") else self._vitals.pulse(name)
+        pulse = no_pulse if name.startswith(("source-", "notify-")) else self._vitals.pulse(name)
 
         def guarded() -> None:
             try:
@@ -350,6 +357,7 @@ class Agent:
         self.detector.flush(force=True)
         self._beat(force=True)
         self.alarms.stop()
+        self.notifier.stop()
         self.rollout.stop(clean=self._failed is None)
         self._writer.flush(FLUSH_S)
         if self._uplink:
@@ -359,7 +367,7 @@ class Agent:
         self.clock.close()
         self._writer.stop()
         for thread in threading.enumerate():
-            if thread.name.startswith(("source-", "rollout", "alarms", "uplink", "page", "writer")):
+            if thread.name.startswith(("source-", "notify-", "rollout", "alarms", "uplink", "page", "writer")):
                 thread.join(3.0)
 
 
@@ -371,7 +379,7 @@ def first_bundle(config: Config) -> Bundle:
         raise BundleRejected("the first bundle", str(exc)) from exc
 
 
-def tell(body: Body) -> str | None:
+def line_for(body: Body) -> str | None:
     """One line for the terminal, for what a person wants to know at once."""
     if isinstance(body, AlarmEvent) and body.phase is not Phase.UPDATED:
         drivers = ", ".join(f"{d.feature} {d.value:.3g} (usual {d.usual:.3g})" for d in body.drivers[:3])

@@ -18,8 +18,10 @@ from edge_agent.settings import Broker as Broker
 from edge_agent.settings import FilePath, InputFile, Settings
 from models.contract.alarms import Criticality
 from models.contract.base import AssetId, DeviceId, Text
+from models.contract.labels import Severity
 from models.contract.signals import WindowSpec
 from models.form.signin import OPEN_TO_ALL, is_loopback
+from models.webhook import Url
 
 
 class Trust(Settings):
@@ -164,6 +166,37 @@ class Alarms(Settings):
     suppressions: Annotated[int, Field(ge=0, le=50)] = 8  # at once on one asset
 
 
+class Notify(Settings):
+    """Who is told of an alarm on the spot, by the device itself: a webhook, or a topic of a plant's broker."""
+
+    webhook: Url | None = None
+    secret_file: InputFile | None = None  # signs the webhook's body
+    topic: Annotated[str, Field(min_length=1, pattern=r"^[^+#]+$")] | None = None
+    broker: Broker | None = None  # of the topic; None: the fleet's
+    min_severity: Severity = Severity.MINOR
+    cleared: bool = False  # told of the end, too
+    per_hour: Annotated[float, Field(gt=0)] = 120.0
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if (self.webhook is None) == (self.topic is None):
+            raise ValueError("give either webhook or topic")
+        if self.topic and self.secret_file:
+            raise ValueError("secret_file goes with webhook")
+        return self
+
+    @property
+    def where(self) -> str:
+        return self.webhook or f"topic {self.topic}"
+
+    def secret(self) -> bytes | None:
+        """Raises BadConfig."""
+        try:
+            return self.secret_file.read_bytes().strip() if self.secret_file else None
+        except OSError as exc:
+            raise BadConfig(f"notify.secret_file: {exc}") from exc
+
+
 class Config(Settings):
     device: DeviceId = "local.device"
     state_dir: FilePath = Field(default=Path("agent-state"), validate_default=True)
@@ -177,6 +210,7 @@ class Config(Settings):
     uplink: UplinkSettings = UplinkSettings()
     form: Form = Form()
     alarms: Alarms = Alarms()
+    notify: tuple[Notify, ...] = ()
     asset: Annotated[tuple[Asset, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
