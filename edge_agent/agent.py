@@ -10,7 +10,8 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from edge_agent.config import Asset, Config, Trust
 from edge_agent.detect import Detector, Pipeline
 from edge_agent.errors import AgentError, AlreadyRunning, BundleRejected
 from edge_agent.files import write_whole
-from edge_agent.health import Health
+from edge_agent.health import Health, rss_bytes
 from edge_agent.notify import Notifier
 from edge_agent.outbox import Outbox, Writer
 from edge_agent.page import Desk, Serving
@@ -41,7 +42,7 @@ from models import lifeline
 from models.baseline import shipped
 from models.bundle.files import BadBundle, Bundle, unpack
 from models.bundle.signing import NotTrusted, PublicKeys
-from models.contract.base import Stream
+from models.contract.base import SeqRange, Stream
 from models.contract.commands import (
     FormNews,
     LiftSuppression,
@@ -53,7 +54,7 @@ from models.contract.commands import (
     TakeVerdict,
 )
 from models.contract.ids import new_trace_id
-from models.contract.messages import AlarmEvent, Body, FaultOfSensor, Phase, SensorFault
+from models.contract.messages import AlarmEvent, Body, FaultOfSensor, Phase, SensorFault, StreamCount
 from models.form.signin import SignIn
 from models.windows import default_window
 
@@ -62,14 +63,24 @@ log = logging.getLogger(__name__)
 BLOCKS: Final = 32  # between a source and the detector; a recording waits, a machine's source drops and counts
 FLUSH_S: Final = 5.0  # at the end, for what is not on disk yet
 AWAY_S: Final = 2.0  # between two turns of the main loop: it was stopped, or the machine slept
+LIVE: Final = ("log_level", "heartbeat_s", "notify")  # settings that change on SIGHUP
 
 
 class Agent:
     """One device."""
 
-    def __init__(self, config: Config, *, once: bool = False, tell: Callable[[str], None] = print) -> None:
-        """Raises AgentError: another agent runs here, or something it needs is not usable."""
+    def __init__(
+        self,
+        config: Config,
+        *,
+        once: bool = False,
+        tell: Callable[[str], None] = print,
+        again: Callable[[], Config] | None = None,
+    ) -> None:
+        """`again` reads the settings anew, on SIGHUP. Raises AgentError: another agent runs here, or something it needs
+        is not usable."""
         self.config, self.device, self._once, self._tell = config, config.device, once, tell
+        self._again, self._to_reload = again, threading.Event()
         self.stopping = threading.Event()
         self._failed: str | None = None
         self._lock = _lock(config.state_dir)
@@ -78,9 +89,7 @@ class Agent:
         self._outbox = Outbox(config.state_dir / "outbox.db", config.outbox, self.clock.at_least)
         self.health = Health(config.heartbeat_s, self.clock)
         self._vitals = Vitals(self.clock)
-        self.notifier = Notifier(
-            config.device, config.notify, config.broker, self.health.counters, line_for, self.clock
-        )
+        self.notifier = self._make_notifier(config)
         self._writer = Writer(self._outbox, self.health.counters, self._told, config.outbox.memory_bytes)
         self.journal = Journal(self._outbox, self._writer.put)
         self.alarms = AlarmDesk(self._outbox, self.journal, config.alarms, self.clock, self.health.counters)
@@ -141,6 +150,8 @@ class Agent:
         """Until a signal, the end of the recordings (`once`), or the death of a part. Returns the exit code."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, lambda *_: self.stopping.set())
+        if self._again:
+            signal.signal(signal.SIGHUP, lambda *_: self._to_reload.set())
         lifeline.watch()
         if self.config.form.port >= 0:
             self._serving = Serving(self.desk(), self.config.form, self.config.state_dir)
@@ -153,8 +164,7 @@ class Agent:
         self._start("writer", self._writer.loop)
         self._start("rollout", self.rollout.loop)
         self._start("alarms", self.alarms.loop)
-        for place in self.notifier.places:
-            self._start(place.name, place.loop)
+        self._start_notifier()
         if self._uplink:
             self._start("uplink", self._uplink.loop)
         systemd.notify(systemd.READY, f"STATUS={self._line()}")
@@ -188,7 +198,10 @@ class Agent:
             "connected": self._uplink.connected if self._uplink else None,
             "waiting": {stream.value: n for stream, n in self._outbox.waiting().items()},
             "assets": {name: a.model_dump(mode="json") for name, a in self.detector.health().items()},
+            "outbox": {stream.value: _counted(count) for stream, count in self._outbox.counts().items()},
             "counters": dict(self.health.counters),
+            "uptime_s": round(self.health.uptime_s, 1),
+            "rss_bytes": rss_bytes(),
         }
 
     # -- the work -----------------------------------------------------------------------------------------------
@@ -224,6 +237,8 @@ class Agent:
             self._beat()
             if self._serving:
                 self._serving.look(self.clock.now())
+            if self._to_reload.is_set():
+                self._reload()
             if part := self._vitals.look(self._line):
                 self._failed = f"{part} has made no progress for too long"
                 log.error("a part stands still", extra={"part": part})
@@ -320,6 +335,38 @@ class Agent:
 
     # -- parts --------------------------------------------------------------------------------------------------
 
+    def _reload(self) -> None:
+        """Settings anew: what can change meanwhile does, the rest is named. Bad ones change nothing."""
+        assert self._again
+        self._to_reload.clear()
+        systemd.notify(systemd.RELOADING, f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            new = self._again()
+            changed = [name for name in Config.model_fields if getattr(new, name) != getattr(self.config, name)]
+            taken: dict[str, Any] = {name: getattr(new, name) for name in LIVE if name in changed}
+            notifier = self._make_notifier(new)
+        except AgentError as exc:
+            self.health.counters["reloads_refused"] += 1
+            log.error("settings not taken, the old ones hold", extra={"reason": str(exc)})
+        else:
+            self.config = self.config.model_copy(update=taken)
+            logging.getLogger().setLevel(new.log_level.upper())
+            self.health.every(new.heartbeat_s)
+            if "notify" in taken:
+                self.notifier.stop()
+                self.notifier = notifier
+                self._start_notifier()
+            waits = ", ".join(sorted({*changed} - {*taken})) or "none"
+            log.warning("settings read again", extra={"taken": ", ".join(taken) or "none", "after_a_restart": waits})
+        systemd.notify(systemd.READY)
+
+    def _make_notifier(self, config: Config) -> Notifier:
+        return Notifier(self.device, config.notify, config.broker, self.health.counters, line_for, self.clock)
+
+    def _start_notifier(self) -> None:
+        for place in self.notifier.places:
+            self._start(place.name, place.loop)
+
     def _pipeline(self, asset: Asset, bundle: Bundle) -> Pipeline:
         source = self._sources[asset.id]
         spec = asset.window or bundle.manifest.window or default_window(source.rate_hz)
@@ -389,6 +436,15 @@ def line_for(body: Body) -> str | None:
     if isinstance(body, SensorFault):
         return f"{body.since:%H:%M:%S} {body.asset} SENSOR {body.fault.value} {body.signal or ''} {body.detail}"
     return None
+
+
+def _counted(count: StreamCount) -> dict[str, Any]:
+    def n(ranges: Iterable[SeqRange]) -> int:
+        return sum(last - first + 1 for first, last in ranges)
+
+    evicted = {cause: n(ranges) for cause, ranges in count.evicted.items()}
+    waiting = n(count.waiting)
+    return {"produced": count.produced, "waiting": waiting, "waiting_bytes": count.waiting_bytes, "evicted": evicted}
 
 
 def _keys(paths: Sequence[Path], trust: Trust | None) -> PublicKeys | None:

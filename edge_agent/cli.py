@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import UUID, uuid4
@@ -34,7 +35,7 @@ def start(args: argparse.Namespace) -> int:
         logs.set_up(config.log_level, config.log.format, config.log.file, config.log.max_bytes, config.log.keep)
     except OSError as exc:
         raise AgentError(f"log.file: {exc}") from exc
-    return Agent(config, once=args.once, tell=_tell(config)).run()
+    return Agent(config, once=args.once, tell=_tell(config), again=partial(settings.load, args.config)).run()
 
 
 def _tell(config: settings.Config) -> Callable[[str], None]:

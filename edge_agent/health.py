@@ -26,7 +26,8 @@ class Health:
 
     def __init__(self, every_s: float | None, clock: Clock = SYSTEM) -> None:
         """`every_s` None: soon after something has changed, and now and then while nothing does."""
-        self._every_s, self._soon_s, self._clock = every_s or QUIET_S, every_s or SOON_S, clock
+        self._clock = clock
+        self.every(every_s)
         self._mark: object = None
         self._soon = -math.inf
         self._began = clock.monotonic()
@@ -47,6 +48,14 @@ class Health:
             return False
         self._soon, self._due = now + self._soon_s, now + self._every_s
         return True
+
+    def every(self, every_s: float | None) -> None:
+        """As at the start, from the next heartbeat on."""
+        self._every_s, self._soon_s = every_s or QUIET_S, every_s or SOON_S
+
+    @property
+    def uptime_s(self) -> float:
+        return self._clock.monotonic() - self._began
 
     def ask(self) -> None:
         """Somebody wants to know now."""
@@ -69,7 +78,7 @@ class Health:
             agent_version=agent_version(),
             boot=self.boot,
             every_s=self._every_s,
-            uptime_s=self._clock.monotonic() - self._began,
+            uptime_s=self.uptime_s,
             running=running,
             step=step,
             assignment=assignment,

@@ -9,7 +9,7 @@ import contextlib
 import os
 import socket
 
-READY, STOPPING, ALIVE = "READY=1", "STOPPING=1", "WATCHDOG=1"
+READY, RELOADING, STOPPING, ALIVE = "READY=1", "RELOADING=1", "STOPPING=1", "WATCHDOG=1"
 
 
 def notify(*lines: str) -> bool:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Mount
 from starlette.staticfiles import StaticFiles
 
-from edge_agent.page import actions, form_api, pages, uploads
+from edge_agent.page import actions, form_api, metrics, pages, uploads
 from edge_agent.page.answers import error
 from edge_agent.page.desk import Desk
 from models import form
@@ -32,6 +32,7 @@ def make_app(desk: Desk) -> Starlette:
             *form_api.routes(desk),
             *uploads.routes(desk),
             *actions.routes(desk),
+            *metrics.routes(desk),
             Mount("/form", FormFiles()),
             Mount("/static", StaticFiles(directory=form.STATIC)),
         ],

@@ -39,6 +39,7 @@ class Need(enum.Enum):
 
 _NEEDS: Final[tuple[tuple[str, str, Need], ...]] = (
     (r"GET|HEAD", r"/form(/.*)?|/static/.*|/live|/ready|/favicon\.ico|/api/form/bootstrap", Need.NOTHING),
+    (r"GET", r"/metrics", Need.NOTHING),  # the agent's, which looks where the question comes from
     (r"POST", r"/api/form/enrol", Need.NOTHING),
     (r"POST", r"/api/work-orders", Need.OWN_KEY),
     (

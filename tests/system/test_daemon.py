@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import signal
 import socket
 import sys
 import threading
@@ -61,6 +63,33 @@ def test_it_says_when_it_is_ready_that_it_lives_and_when_it_stops(tmp_path: Path
             eventually(lambda: gateway.process.returncode == 0)
         finally:
             gateway.kill()
+
+
+def test_settings_read_again_take_what_can_change_and_bad_ones_change_nothing(
+    tmp_path: Path, broker: Broker, fleet: Fleet
+) -> None:
+    gateway = Gateway(tmp_path, fleet, broker.port)
+    gateway.start()
+    try:
+        url = eventually(gateway.page, timeout=30)
+        good = gateway.config.read_text()
+
+        def reload(text: str, says: str) -> None:
+            gateway.config.write_text(text)
+            os.kill(gateway.process.pid, signal.SIGHUP)
+            eventually(lambda: says in gateway.process.tail(), timeout=20, message=gateway.process.tail())
+
+        reload("nonsense = 1\n" + good, "settings not taken, the old ones hold")
+        place = '[[notify]]\nwebhook = "http://127.0.0.1:9/"\n'
+        reload('log_level = "warning"\n' + good.replace("keepalive_s = 5", "keepalive_s = 6") + place, "read again")
+        assert "taken=log_level, notify after_a_restart=broker" in gateway.process.tail().replace('"', "")
+        with urllib.request.urlopen(url + "/metrics", timeout=10) as answer:
+            metrics = answer.read().decode()
+        assert 'pdm_counted_total{what="reloads_refused"} 1.0' in metrics  # and it is the same process
+        assert 'pdm_windows_total{asset="pump1"}' in metrics
+        assert 'pdm_records_waiting{stream="telemetry"}' in metrics
+    finally:
+        gateway.kill()
 
 
 STANDS_STILL = """
