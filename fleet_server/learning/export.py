@@ -178,9 +178,14 @@ def _classifier(fitted: Fitted) -> bytes:
 
 
 def _with_output(model: onnx.ModelProto, name: str, shape: list[int | None]) -> onnx.ModelProto:
-    """The model with this one output, of a stated type: the selection loses it."""
+    """The model with this one output, of a stated type, which the selection loses; and without the constants of what is
+    not selected, which it keeps: a calibrated classifier has the names of its classes among them."""
     del model.graph.output[:]
     model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
+    read = {name for node in model.graph.node for name in node.input}
+    kept = [tensor for tensor in model.graph.initializer if tensor.name in read]
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(kept)
     return model
 
 

@@ -78,7 +78,7 @@ def test_a_slow_disk_holds_up_nobody_and_makes_larger_batches(desk: Desk) -> Non
     assert desk.writer.flush(20)
     assert desk.outbox.counts()[Stream.TELEMETRY].waiting == ((1, commits),)
     assert desk.outbox.changes < commits / 2
-    assert slowest < 0.25
+    assert slowest < 0.45  # less than one commit: nobody waited for the disk
 
 
 def test_while_the_disk_takes_nothing_memory_is_bounded_and_the_lowest_goes(tmp_path: Path) -> None:

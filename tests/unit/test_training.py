@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from fleet_server.errors import BadConfig, NotFound, Refused
-from fleet_server.learning import export, files, training
+from fleet_server.learning import classifiers, export, files, training
 from fleet_server.learning.dataset import Dataset, assemble
 from fleet_server.learning.training import Distance, Fitted
+from models.bundle import graph
 from models.bundle.files import Bundle, unpack
 from models.bundle.manifest import Origin
 from models.contract.labels import NORMAL
@@ -50,6 +51,14 @@ def test_the_bundle_scores_as_what_was_trained(shape: object) -> None:
     assert (scores[held & normal] >= 0.5).mean() < 0.05
     if data.window.rate_hz > 1:
         assert (scores[held & ~normal] >= 0.5).all()
+
+
+def test_a_calibrated_classifier_ships_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifiers, "CALIBRATE", (1, 1))  # the fleet's rows are too few for it
+    bundle, fitted, worst = exported(fleet_rows.dataset())
+    assert fitted.facts["calibrated"]
+    assert worst <= export.TOLERANCE
+    graph.check(bundle)
 
 
 def test_the_same_rows_give_the_same_bytes() -> None:

@@ -83,10 +83,11 @@ export async function undo(id, draft) {
     if (!thing || thing.started) return null;
     db.things.delete(id);
     const files = [];
+    const others = (await asked(db.things.getAll())).flatMap((other) => other.files.map((file) => file.sha256));
     for (const { sha256 } of thing.files) {
       const file = await asked(db.files.get(sha256));
       if (file) files.push(file);
-      db.files.delete(sha256);
+      if (!others.includes(sha256)) db.files.delete(sha256); // the same photo may belong to another one too
     }
     db.drafts.put({ ...draft, files });
     return thing;
