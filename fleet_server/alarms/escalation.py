@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 from uuid import NAMESPACE_OID, uuid5
@@ -16,6 +15,7 @@ from uuid import NAMESPACE_OID, uuid5
 from fleet_server.alarms import desk
 from fleet_server.config import Alarms
 from fleet_server.feedback import actions
+from fleet_server.loop import Loop
 from fleet_server.store import events, notices
 from fleet_server.store.events import EventRow
 from fleet_server.store.pool import Connection, Pool
@@ -34,22 +34,13 @@ BY: Final = "timer"
 MOST: Final = 1000
 
 
-class EscalationLoop:
+class EscalationLoop(Loop):
     """Every few seconds. Several servers may run it: a level is one action, and a notice is locked by who posts it."""
 
     def __init__(self, settings: Alarms, pool: Pool, every_s: float = EVERY_S) -> None:
-        self._settings, self._pool, self._every_s = settings, pool, every_s
+        super().__init__("alarms", every_s)
+        self._settings, self._pool = settings, pool
         self._secret = settings.secret()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="alarms", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout=10)
 
     def turn(self, now: datetime | None = None) -> int:
         """One turn; how many alarms went up. Raises what the database raises."""
@@ -77,13 +68,6 @@ class EscalationLoop:
                 log.error("escalation given up: nobody was told", extra={"url": notice.url, "reason": failure})
             notices.tried(conn, notice.notice_id, now, failure, given_up=given_up)
         return True
-
-    def _run(self) -> None:
-        while not self._stopping.wait(self._every_s):
-            try:
-                self.turn()
-            except Exception:  # the database is away, say: the next turn finds the same
-                log.exception("alarms loop")
 
 
 def escalate(conn: Connection, settings: Alarms, now: datetime) -> int:

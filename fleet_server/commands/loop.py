@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Final, Protocol
 
+from fleet_server.loop import Loop
 from fleet_server.store import commands
 from fleet_server.store.commands import CommandRow
 from fleet_server.store.pool import Pool
@@ -14,8 +14,6 @@ from models.bundle.signing import SigningKey
 from models.contract import topics
 from models.contract.codec import dump
 from models.contract.commands import Command, CommandNote
-
-log = logging.getLogger(__name__)
 
 POLL_S: Final = 1.0
 FIRST_WAIT: Final = timedelta(seconds=5)  # for an answer of a device that is there; then twice as long, and so on
@@ -28,22 +26,13 @@ class Publish(Protocol):
     def __call__(self, topic: str, payload: bytes, *, retain: bool) -> bool: ...
 
 
-class CommandLoop:
+class CommandLoop(Loop):
     """Every second: close what is past its deadline, sign and send what is due."""
 
     def __init__(self, pool: Pool, publish: Publish, key: SigningKey, first_wait: timedelta = FIRST_WAIT) -> None:
+        super().__init__("commands", POLL_S)
         self._pool, self._publish, self._key, self._first_wait = pool, publish, key, first_wait
-        self._stopping = threading.Event()
         self._again = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="commands", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout=10)
 
     def republish(self) -> None:
         """Everything open with the next turn: to be called whenever the broker was connected. Does not block."""
@@ -84,10 +73,3 @@ class CommandLoop:
             body=row.body,
         )
         return dump(CommandNote(command=self._key.sign(command)))
-
-    def _run(self) -> None:
-        while not self._stopping.wait(POLL_S):
-            try:
-                self.turn()
-            except Exception:  # the database is away, say: the next turn finds the same rows
-                log.exception("command loop")

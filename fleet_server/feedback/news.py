@@ -3,21 +3,18 @@ counts, sent when it says something else than the last one."""
 
 from __future__ import annotations
 
-import logging
-import threading
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from fleet_server.commands import send
 from fleet_server.feedback import questions
+from fleet_server.loop import Loop
 from fleet_server.store import commands, devices, outcomes
 from fleet_server.store.devices import DeviceRow
 from fleet_server.store.pool import Connection, Pool
 from models.contract.commands import FormNews
 from models.contract.messages import AssetHealth
 from models.contract.people import Verdicted
-
-log = logging.getLogger(__name__)
 
 EVERY_S: Final = 10.0
 OUTCOMES: Final = 50
@@ -26,21 +23,12 @@ SEEN: Final = timedelta(days=30)  # a device that was not heard of for longer is
 REFUSED_FOR: Final = timedelta(days=1)  # an older agent does not know this command: not asked more often
 
 
-class NewsLoop:
+class NewsLoop(Loop):
     """Every few seconds: devices whose news have changed are told."""
 
     def __init__(self, pool: Pool, every_s: float = EVERY_S) -> None:
-        self._pool, self._every_s = pool, every_s
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="news", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout=10)
+        super().__init__("news", every_s)
+        self._pool = pool
 
     def turn(self) -> int:
         """One turn; how many devices were told. Raises what the database raises."""
@@ -51,13 +39,6 @@ class NewsLoop:
             with self._pool.connection() as conn:
                 told += tell(conn, row, now)
         return told
-
-    def _run(self) -> None:
-        while not self._stopping.wait(self._every_s):
-            try:
-                self.turn()
-            except Exception:  # the database is away, say: the next turn finds the same
-                log.exception("news loop")
 
 
 def tell(conn: Connection, device: DeviceRow, now: datetime) -> bool:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import logging
-import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fleet_server.config import Config, Retrain
 from fleet_server.learning.workflow import Workflows, request
+from fleet_server.loop import Loop
 from fleet_server.release.lead import Lead
 from fleet_server.store import datasets, decisions, runs
 from fleet_server.store.pool import Pool
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,26 +45,20 @@ def decide(facts: Facts, rule: Retrain, now: datetime) -> Trigger:
     return Trigger(True, "labels", f"{facts.new_labels} new labels, {facts.references} reference windows")
 
 
-class LearningLoop:
+class LearningLoop(Loop):
     """Every `check_every_s`: begin what was asked for, tidy up what ended badly, and decide."""
 
     def __init__(self, config: Config, pool: Pool) -> None:
+        super().__init__("learning", config.retrain.check_every_s)
         self._config, self._pool = config, pool
         self._rule = config.retrain
         self._lead = Lead(pool, "learning")
         self._workflows: Workflows | None = None
         self._last_no = ""
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="learning", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
 
     def stop(self) -> None:
         """Ends the thread. A run that is cut off goes on at the next start."""
-        self._stopping.set()
-        if self._thread.ident is not None:
-            self._thread.join(timeout=10)
+        super().stop()
         self._close()
         self._lead.give_up()
 
@@ -127,10 +118,3 @@ class LearningLoop:
         if self._workflows is not None:
             workflows, self._workflows = self._workflows, None
             workflows.close()
-
-    def _run(self) -> None:
-        while not self._stopping.wait(self._rule.check_every_s):
-            try:
-                self.turn()
-            except Exception:  # the database is away, say: the next turn finds the same rows
-                log.exception("learning loop")
