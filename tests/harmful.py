@@ -94,6 +94,8 @@ def refused_by_the_list() -> Iterator[tuple[str, Bundle, str]]:
     yield "two branches to one node", bundle_of(_tree(yes=[1, 0, 0], no=[1, 0, 0])), "two branches"
     yield "a branch to nowhere", bundle_of(_tree(yes=[1, 0, 0], no=[77, 0, 0])), "out of range"
     yield "a feature that is not there", bundle_of(_tree(feature=10**6)), "feature that is not there"
+    yield "a sum that is not there", bundle_of(_tree(sums=[0, 7])), "sum that is not there"
+    yield "a weight at a branch", bundle_of(_tree(ends=[0, 2])), "no leaf"
 
 
 def refused_by_the_run() -> Iterator[tuple[str, Bundle, str]]:
@@ -174,7 +176,9 @@ def _cast(dtype: Any) -> TensorProto:
     return numpy_helper.from_array(np.zeros(1, dtype), "w")
 
 
-def _tree(yes: Any = (1, 0, 0), no: Any = (2, 0, 0), feature: int = 0) -> ModelProto:
+def _tree(
+    yes: Any = (1, 0, 0), no: Any = (2, 0, 0), feature: int = 0, ends: Any = (1, 2), sums: Any = (0, 0)
+) -> ModelProto:
     """A root and two leaves, unless it is told otherwise."""
     columns: dict[str, Any] = {
         "nodes_treeids": [0, 0, 0],
@@ -185,8 +189,8 @@ def _tree(yes: Any = (1, 0, 0), no: Any = (2, 0, 0), feature: int = 0) -> ModelP
         "nodes_truenodeids": list(yes),
         "nodes_falsenodeids": list(no),
         "target_treeids": [0, 0],
-        "target_nodeids": [1, 2],
-        "target_ids": [0, 0],
+        "target_nodeids": list(ends),
+        "target_ids": list(sums),
         "target_weights": [0.25, 0.75],
         "n_targets": 1,
     }

@@ -16,6 +16,7 @@ from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
 from sklearn.linear_model import LogisticRegression
 
 from fleet_server.errors import Refused
+from fleet_server.learning import compact
 from fleet_server.learning.dataset import Dataset, Floats
 from fleet_server.learning.training import Distance, Fitted, halves, self_reference
 from models import selfref
@@ -30,6 +31,7 @@ from models.scoring import Scored, Scorer
 OPSET: Final = {"": 17, "ai.onnx.ml": 1}  # old enough for every runtime that a device may have
 TOLERANCE: Final = 1e-4  # between estimator and ONNX, after the score's mapping
 MAX_CANARIES: Final = 48
+compact.register()
 
 
 @dataclass(frozen=True)

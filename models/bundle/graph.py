@@ -25,6 +25,7 @@ MAX_OPSETS: Final = {"": MAX_OPSET, "ai.onnx.ml": 4}
 MAX_NODES: Final = 2000  # a chain of 200,000 takes a runtime 15 s to load
 MAX_NUMBERS: Final = 2**23  # in all tensors and attributes together
 MAX_RANK: Final = 6
+MAX_TARGETS: Final = 64  # sums of a forest
 _STANDARD: Final = """
     Abs Add And ArgMax ArgMin Cast Ceil Clip Concat Constant Div Elu Equal Erf Exp Flatten Floor Gather Gemm Greater
     GreaterOrEqual Identity LeakyRelu Less LessOrEqual Log LogSoftmax MatMul Max Mean Min Mul Neg Not Or Pow Reciprocal
@@ -48,7 +49,7 @@ _TYPES: Final = {
     11: ("<f8", "double_data"),
 }
 _PLAIN_ATTRIBUTES: Final = {1, 2, 3, 4, 6, 7, 8}  # float, int, string, tensor and lists of the first three
-_PLAIN_FIELDS: Final = {"name", "type", "f", "t", "floats", "ints", "strings"}
+_PLAIN_FIELDS: Final = {"name", "type", "f", "i", "t", "floats", "ints", "strings"}
 
 
 def check(bundle: Bundle) -> None:
@@ -158,6 +159,7 @@ def _check_trees(attributes: Mapping[str, Any], features: int | None) -> None:
     modes = attributes["nodes_modes"].strings if "nodes_modes" in attributes else []
     branch = np.array([mode != b"LEAF" for mode in modes], dtype=bool)
     _need(n > 0 and {len(each) for each in (nodes, columns, yes, no, branch)} == {n}, "a forest that is not whole")
+    _need(len(ints("nodes_missing_value_tracks_true")) in (0, n), "a forest that is not whole")
     children = np.concatenate([yes[branch], no[branch]])
     for numbers in (trees, nodes, children):
         _need(_within(numbers, n), "a node's number is out of range")
@@ -170,6 +172,11 @@ def _check_trees(attributes: Mapping[str, Any], features: int | None) -> None:
     _need(len(np.unique(ways)) == len(ways), "two branches lead to one node")
     roots = keys[np.unique(trees, return_index=True)[1]]
     _need(not np.isin(roots, ways).any(), "a branch leads back to the root")
+    ends, sums = ints("target_nodeids"), ints("target_ids")  # of a regressor: which leaf adds to which sum
+    _need(len(ends) == len(sums) == len(ints("target_treeids")), "a forest that is not whole")
+    _need(bool(np.isin(ints("target_treeids") * n + ends, keys[~branch]).all()), "a weight for what is no leaf")
+    n_targets = attributes["n_targets"].i if "n_targets" in attributes else 1
+    _need(_within(sums, max(1, min(n_targets, MAX_TARGETS))), "a leaf adds to a sum that is not there")
 
 
 def _within(numbers: Ints, n: int) -> bool:

@@ -37,6 +37,7 @@ FIELDS: Final[dict[str, dict[str, tuple[int, str]]]] = {
     "AttributeProto": {
         "name": (1, "string"),
         "f": (2, "float"),
+        "i": (3, "int64"),
         "t": (5, "TensorProto"),
         "g": (6, "Anything"),
         "floats": (7, "float[]"),
