@@ -73,6 +73,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if packages:
         install = "sudo apt-get install -y" if sys.platform == "linux" else "brew install"
         lines.append(f"{' and '.join(packages)} (not installed): {install} {' '.join(packages)}")
+    if not (support.firefox() and support.webkit()):
+        lines.append("the form in Firefox and WebKit: sudo apt-get install -y firefox-esr webkit2gtk-driver xvfb")
     if not support.timescale_dsn():
         lines.append("TimescaleDB: set TEST_TIMESCALE_DSN to the URI of a server with the extension")
     if not support.real_data():

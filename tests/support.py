@@ -89,6 +89,18 @@ def chromium() -> str | None:
     return next(filter(None, map(shutil.which, names)), None)
 
 
+def firefox() -> str | None:
+    return shutil.which("firefox-esr") or shutil.which("firefox")
+
+
+def webkit() -> str | None:
+    """WebKitGTK's MiniBrowser, which comes with its driver and is in nobody's PATH; None: it or what drives it is not
+    here."""
+    if not (shutil.which("WebKitWebDriver") and shutil.which("Xvfb")):
+        return None
+    return next((str(path) for path in Path("/usr/lib").glob("*/webkit2gtk-4*/MiniBrowser")), None)
+
+
 def timescale_dsn() -> str | None:
     """A server with the extension, where there is one; its user may create databases."""
     return os.environ.get("TEST_TIMESCALE_DSN") or None

@@ -52,6 +52,7 @@ def test_three_taps_from_the_code_on_the_machine_to_a_stored_verdict(phone: Phon
     phone.open("/form/m/pump-12?src=qr")
     phone.tap("It is a fault")
     phone.drawn(f"/form/a/{ALARMS['pump-12'].event_id}")
+    assert not phone.page.locator("#tabs").is_visible()  # they would lie over the save button
     phone.tap("Bearing worn or damaged")
     phone.page.get_by_role("button", name="Save").tap()
     expect(phone.page.get_by_role("heading", name="Saved")).to_be_visible()

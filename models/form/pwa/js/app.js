@@ -46,6 +46,7 @@ async function route() {
   if (location.pathname !== path) return undefined; // went on meanwhile
   const given = Object.fromEntries(Object.entries(params.groups ?? {}).map(([k, v]) => [k, decodeURIComponent(v)]));
   shown = { page, params: { ...given, query: new URLSearchParams(location.search), go } };
+  frame(); // with the page: the tabs go where the save button comes
   await draw(true);
   window.scrollTo(0, 0);
   view.querySelector("[data-start]")?.scrollIntoView();
@@ -148,7 +149,6 @@ async function start() {
   watch();
   const fresh = refresh();
   if (!state.boot) await fresh;
-  frame();
   await route();
   // Whoever opened the form anew has left the page on which the last verdict could be taken back.
   trySending(true, !location.pathname.startsWith("/form/saved/"));
