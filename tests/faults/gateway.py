@@ -129,7 +129,7 @@ class Gateway:
         eventually(answers, timeout=timeout, message=self.process.tail())
 
     def command(self, *words: str) -> subprocess.CompletedProcess[str]:
-        argv = [sys.executable, "-m", "edge_agent", words[0], "--config", str(self.config), *words[1:]]
+        argv = [*program("edge_agent"), words[0], "--config", str(self.config), *words[1:]]
         return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
 
     def status(self) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from models.contract.ids import new_epoch
 from models.contract.messages import STREAM_OF, Body, Receipt, ReceiptNote
 from simulators.embedded.broker import Broker
 from simulators.embedded.processes import http_ready
+from tests.faults.gateway import program
 from tests.services.conftest import Client
 from tests.support import eventually
 
@@ -175,7 +176,7 @@ class ServerProcess:
     def start(self, crash_at: str = "", wait: bool = True) -> None:
         with (self.home / "server.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "fleet_server", "serve", "--config", str(self.config)],
+                [*program("fleet_server"), "serve", "--config", str(self.config)],
                 stdout=log,
                 stderr=log,
                 env={**os.environ, "PDM_CRASH_AT": crash_at},

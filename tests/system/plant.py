@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from models.bundle.signing import PublicKeys, public_pem
 from simulators.embedded.broker import Broker
 from simulators.embedded.processes import Process
 from tests.builders import Fleet
+from tests.faults.gateway import program
 from tests.services.station import Station
 from tests.support import eventually
 
@@ -57,7 +57,7 @@ def write_device(folder: Path, fleet: Fleet, port: int, old: Bundle) -> Process:
     (folder / "agent.toml").write_text(CONFIG.format(device=fleet.device, port=port))
     quiet = 0.1 * np.random.default_rng(1).standard_normal(200_000)
     (folder / "recording.csv").write_text("\n".join(["vib", *(f"{v:.4f}" for v in quiet)]))
-    command = [sys.executable, "-m", "edge_agent", "run", "--config", str(folder / "agent.toml")]
+    command = [*program("edge_agent"), "run", "--config", str(folder / "agent.toml")]
     return Process("agent", command, log=folder / "agent.log")
 
 

@@ -94,6 +94,8 @@ def test_settings_read_again_take_what_can_change_and_bad_ones_change_nothing(
 
 STANDS_STILL = """
 import sys, time
+from tests.faults import broken
+broken.apply()
 import edge_agent.cli, edge_agent.uplink, edge_agent.vitals
 edge_agent.vitals.STALL_S = 2
 edge_agent.uplink.Uplink.turn = lambda self: time.sleep(999)
