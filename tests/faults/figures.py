@@ -14,6 +14,7 @@ import pytest
 from tests.faults import broken
 
 PROPERTY = "fault"
+FULL_S = 7200  # for one test
 
 
 class Figure(NamedTuple):
@@ -78,6 +79,13 @@ def table(figures: Iterable[Figure]) -> list[str]:
 def pytest_configure(config: pytest.Config) -> None:
     """A fault that is built in on purpose is built into the tests' own process too."""
     broken.apply()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """At full length a test may take its time: its mark would count more than the command's --timeout."""
+    if os.environ.get("FAULTS") == "full":
+        for item in items:
+            item.add_marker(pytest.mark.timeout(FULL_S), append=False)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

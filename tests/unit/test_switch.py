@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -437,6 +438,24 @@ def test_a_bundle_for_another_runtime_or_agent_is_refused(device: Device) -> Non
         with pytest.raises(BundleRejected) as refused:
             machine.detector.check(a_bundle(2, **manifest))
         assert refused.value.cause is Cause.FIT
+
+
+@pytest.mark.parametrize(("off", "passes"), [(5e-4, True), (2e-3, False), (-2e-3, False), (float("nan"), False)])
+def test_other_scores_than_the_golden_ones_are_no_fit_for_this_machine(
+    device: Device, off: float, passes: bool
+) -> None:
+    """As another processor or runtime would give them: within the tolerance of 0.001, or refused."""
+    good = a_bundle(2)
+    (case,) = good.canary.cases
+    edited = good.canary.model_copy(update={"cases": (case.model_copy(update={"score": case.score + off}),)})
+    bundle = replace(good, canary=edited)
+    machine = Machine(device)
+    if passes:
+        machine.detector.check(bundle)
+        return
+    with pytest.raises(BundleRejected, match="canary window 0") as refused:
+        machine.detector.check(bundle)
+    assert refused.value.cause is Cause.CANARY
 
 
 def test_the_step_is_told_with_numbers(device: Device) -> None:
