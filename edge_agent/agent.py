@@ -230,7 +230,7 @@ class Agent:
                     if block.late:  # history says nothing of how the machine is now
                         self.health.counters[f"late_samples.{asset}"] += block.times.size
                     else:
-                        self.detector.feed(asset, block.times, block.values)
+                        self.detector.feed(asset, block.times, block.values, block.quality)
             self.clock.look()
             self.detector.flush()
             self._look_for_silence()

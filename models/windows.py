@@ -1,4 +1,7 @@
-"""Blocks of samples to overlapping windows. A window never spans a gap, and no sample is lost without being counted."""
+"""Blocks of samples to overlapping windows. A window never spans a gap, and no sample is lost without being counted.
+
+What the source says of each sample goes with the windows: nothing bad is hidden between good samples.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,12 @@ import numpy.typing as npt
 
 from models.contract.signals import WindowSpec
 
+Qualities = npt.NDArray[np.uint8]
 # Copying the kept tail to the front of the buffer is paid once per this many new samples, not once per window.
 _ROOM: Final = 4096
 SLOW_HZ: Final = 10.0  # at most: a value per second or so, from which few samples make a window
 SLOW_WINDOW: Final = 20  # samples, and each new sample completes a window
+RATE_OFF: Final = 0.1  # a step this far from what the rate says is another rate
 FAST_WINDOW: Final = 1024  # samples, half overlapping: for vibration
 
 
@@ -43,6 +48,12 @@ class Window(NamedTuple):
     end: float  # time of the last sample, epoch seconds
     values: npt.NDArray[np.float32]  # [n_signals, n_samples], C-contiguous, its own memory
     last: int  # index of the last sample among all samples ever fed, also the dropped ones, from 0
+    quality: Qualities | None = None  # [n_signals], the worst of its samples'; None: all good
+    step_s: float = 0.0  # from a sample to the next, usually: the median; 0: nobody looked
+
+    @property
+    def worst(self) -> int:
+        return 0 if self.quality is None else int(self.quality.max())
 
 
 class Windower:
@@ -63,6 +74,7 @@ class Windower:
         self._max_step_s = (spec.max_gap_samples + 1.5) / spec.rate_hz
         capacity = spec.n_samples + _ROOM
         self._values = np.empty((n_signals, capacity), np.float32)
+        self._quality: Qualities | None = None  # [n_signals, capacity], from the first sample on that is not good
         self._times = np.empty(capacity)
         self._indexes = np.empty(capacity, np.int64)
         self._start = 0  # buffer position of the next window's first sample; may lie beyond _end if hop > n_samples
@@ -83,7 +95,12 @@ class Windower:
         self._break()
         self._newest = -np.inf
 
-    def feed(self, times: npt.NDArray[np.float64] | float, values: npt.NDArray[np.float32]) -> Iterator[Window]:
+    def feed(
+        self,
+        times: npt.NDArray[np.float64] | float,
+        values: npt.NDArray[np.float32],
+        quality: Qualities | None = None,
+    ) -> Iterator[Window]:
         """Take a block and give the windows that it completes, oldest first.
 
         The whole block is taken only when the iterator is exhausted.
@@ -91,6 +108,7 @@ class Windower:
         Args:
             times: float64[n], epoch seconds; or the time of the first sample, where the others follow at `rate_hz`.
             values: float32[n_signals, n]; nan is a value like any other here.
+            quality: uint8[n_signals, n], of models.contract.signals.Quality; None: all good.
 
         Raises:
             ValueError: the shapes do not fit together.
@@ -101,12 +119,16 @@ class Windower:
             if np.ndim(times)
             else np.float64(times) + np.arange(n, dtype=np.float64) / self.spec.rate_hz
         )
+        if quality is not None and quality.shape != values.shape:
+            raise ValueError(f"want quality{list(values.shape)}, as the values have, got {list(quality.shape)}")
         if n_signals != self._values.shape[0] or stamps.shape != (n,):
             want = f"values[{self._values.shape[0]}, n] and times[n]"
             raise ValueError(f"want {want}, got values{list(values.shape)} and times{list(np.shape(times))}")
-        return self._feed(stamps, values)
+        return self._feed(stamps, values, quality)
 
-    def _feed(self, times: npt.NDArray[np.float64], values: npt.NDArray[np.float32]) -> Iterator[Window]:
+    def _feed(
+        self, times: npt.NDArray[np.float64], values: npt.NDArray[np.float32], quality: Qualities | None
+    ) -> Iterator[Window]:
         first_index = self.fed
         self.fed += times.size
         kept = self._in_order(times)
@@ -117,11 +139,15 @@ class Windower:
         self._newest = float(stamps[-1])
         # A block without loss, which is nearly every block, is copied as a slice.
         samples = values if kept.size == times.size else values[:, kept]
+        if quality is not None and self._quality is None:
+            self._quality = np.zeros(self._values.shape, np.uint8)
+        marks = quality if quality is None or kept.size == times.size else quality[:, kept]
         bounds = [0, *np.flatnonzero(steps > self._max_step_s).tolist(), kept.size]
         for i, (begin, stop) in enumerate(pairwise(bounds)):
             if i:
                 self._break()
-            yield from self._append(stamps[begin:stop], samples[:, begin:stop], first_index + kept[begin:stop])
+            part = None if marks is None else marks[:, begin:stop]
+            yield from self._append(stamps[begin:stop], samples[:, begin:stop], first_index + kept[begin:stop], part)
 
     def _in_order(self, times: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
         """Positions of the samples that are later than every one before them."""
@@ -141,7 +167,11 @@ class Windower:
         self._start = self._end = self._used = 0
 
     def _append(
-        self, times: npt.NDArray[np.float64], values: npt.NDArray[np.float32], indexes: npt.NDArray[np.intp]
+        self,
+        times: npt.NDArray[np.float64],
+        values: npt.NDArray[np.float32],
+        indexes: npt.NDArray[np.intp],
+        marks: Qualities | None,
     ) -> Iterator[Window]:
         """Samples in a row with those in the buffer."""
         done = 0
@@ -153,6 +183,8 @@ class Windower:
             self._values[:, into] = values[:, done : done + n]
             self._times[into] = times[done : done + n]
             self._indexes[into] = indexes[done : done + n]
+            if self._quality is not None:
+                self._quality[:, into] = 0 if marks is None else marks[:, done : done + n]
             self._end += n
             done += n
             yield from self._full_windows()
@@ -169,13 +201,30 @@ class Windower:
                 float(self._times[stop - 1]),
                 self._values[:, begin:stop].copy(),
                 int(self._indexes[stop - 1]),
+                self._worst(begin, stop),
+                self._step_s(begin, stop),
             )
+
+    def _worst(self, begin: int, stop: int) -> Qualities | None:
+        if self._quality is None:
+            return None
+        worst: Qualities = self._quality[:, begin:stop].max(axis=1)
+        return worst if worst.any() else None
+
+    def _step_s(self, begin: int, stop: int) -> float:
+        """The mean step, where that is as it should be; else the median: a slow logger may skip one now and then."""
+        mean = float(self._times[stop - 1] - self._times[begin]) / (self.spec.n_samples - 1)
+        if abs(mean * self.spec.rate_hz - 1) <= RATE_OFF:
+            return mean
+        return float(np.median(np.diff(self._times[begin:stop])))
 
     def _make_room(self) -> None:
         """Move what the next window needs to the front."""
         shift = min(self._start, self._end)
         kept = self._end - shift
-        for buffer in (self._values, self._times, self._indexes):
+        for buffer in (self._values, self._times, self._indexes, self._quality):
+            if buffer is None:
+                continue
             buffer[..., :kept] = buffer[..., shift : self._end].copy()
         self._start -= shift
         self._used -= shift

@@ -44,10 +44,16 @@ class Detector:
         for p in pipelines:
             warm_up(len(p.signals), p.spec.n_samples)
 
-    def feed(self, asset: str, times: NDArray[np.float64], values: NDArray[np.float32]) -> None:
+    def feed(
+        self,
+        asset: str,
+        times: NDArray[np.float64],
+        values: NDArray[np.float32],
+        quality: NDArray[np.uint8] | None = None,
+    ) -> None:
         """A block of samples; what comes of it is in the outbox when this returns."""
         with self._lock:
-            bodies = list(self.pipelines[asset].feed(times, values, self._pairs))
+            bodies = list(self.pipelines[asset].feed(times, values, self._pairs, quality))
         if bodies:
             self._put(bodies)
         if self._shadow:  # after what matters is safe

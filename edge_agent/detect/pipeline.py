@@ -34,18 +34,21 @@ from models.contract.messages import (
     AssetHealth,
     Body,
     FaultOfSensor,
+    Flag,
     Phase,
     SampledWindow,
     SensorFault,
 )
-from models.contract.signals import Signal, WindowSpec
+from models.contract.signals import Quality, Signal, WindowSpec
 from models.features.extract import Extractor
 from models.scoring import Scorer
+from models.setback import Piece, SetBack
 from models.suppress import Pattern
-from models.windows import Window, Windower
+from models.windows import RATE_OFF, Window, Windower
 
 UPDATE_EVERY_S: Final = 10.0  # an open episode is told again at most so often,
 UPDATE_STEP: Final = 0.05  # and only when its score has risen by so much
+CLOCK_OFF_S: Final = 300.0  # a machine's window this far ahead of our time has no right time; as the server sees it
 HARD_BAND: Final = 0.1  # a score this close to the threshold is a hard example
 
 
@@ -69,6 +72,7 @@ class Pipeline:
             raise SourceFailed(f"asset {asset.id}: {exc}") from exc
         self.names = self._extract.names
         self._windower = Windower(spec, len(signals))
+        self._set_back, self._was_set_back = SetBack(), False
         self._vector = np.empty(len(self.names))
         self._episodes = Episodes(rules.hold_s, rules.min_open_s)
         self._since_low = SUDDEN + 1  # windows since the score was far from an alarm
@@ -76,7 +80,7 @@ class Pipeline:
         self._patterns: tuple[Pattern, ...] = ()
         self.suppressed: Counter[UUID] = Counter()  # windows by suppression, since the agent's start
         self.suppressed_at: dict[UUID, float] = {}  # the last of them, epoch seconds of the samples
-        self._bad_signal: tuple[str, FaultOfSensor] | None = None
+        self._bad_signal: tuple[str | None, FaultOfSensor] | None = None
         self._normal = NormalWindow(signals, spec)
         self._dice = random.Random()  # noqa: S311 - picks windows to send, guards nothing
         self.current: Judge | None = None
@@ -85,6 +89,7 @@ class Pipeline:
         self._logs: dict[str, PredictionLog] = {}
         self.windows = 0
         self.dropped: Counter[str] = Counter()
+        self.flagged: Counter[str] = Counter()
         self.last_sample: float | None = None
         self.quiet: Literal["silent", "ended"] | None = None  # the source gives nothing, and whether that is a fault
         self.last: Seen | None = None
@@ -103,12 +108,27 @@ class Pipeline:
             self.candidate.suppress(self._patterns)
         return self.current.suppress(self._patterns) if self.current else []
 
-    def feed(self, times: NDArray[np.float64], values: NDArray[np.float32], pairs: Pairs) -> Iterator[Body]:
-        """What is to be sent for a block: times float64[n] in epoch seconds, values float32[n_signals, n]."""
+    def feed(
+        self,
+        times: NDArray[np.float64],
+        values: NDArray[np.float32],
+        pairs: Pairs,
+        quality: NDArray[np.uint8] | None = None,
+    ) -> Iterator[Body]:
+        """What is to be sent for a block: times float64[n] in epoch seconds, values float32[n_signals, n], quality
+        uint8[n_signals, n] or all good."""
         if times.size:
             self.last_sample, self.quiet = float(times[-1]), None
-        for window in self._windower.feed(times, values):
-            yield from self.see(window, pairs)
+        pieces, set_back = [Piece(times, (values, quality))], False
+        if self.asset.source != "csv":
+            pieces, set_back = self._set_back.take(times, (values, quality), self._clock.monotonic())
+        if set_back:
+            self.dropped["clock_set_back"] += 1
+            self._was_set_back = True
+            self._windower.reset()
+        for piece in pieces:
+            for window in self._windower.feed(piece.times, *piece.rest):
+                yield from self.see(window, pairs)
 
     def resume(self, event: AlarmEvent) -> bool:
         """Go on with an episode that was open when the agent ended. False: it can not be told how it went on."""
@@ -157,7 +177,7 @@ class Pipeline:
     def see(self, window: Window, pairs: Pairs) -> Iterator[Body]:
         """One window through features, scores and episode."""
         began = time.perf_counter()
-        if fault := self._sensor_fault(window):
+        if fault := self._unusable(window):
             self.dropped[fault[1]] += 1
             if fault != self._bad_signal:  # one fault, one message
                 yield self._sensor_message(fault, window)
@@ -170,26 +190,28 @@ class Pipeline:
             self.dropped["not_finite_features"] += 1
             return
         self.windows += 1
+        flags = self._flags(window)
         if self.current.learning:
-            self.current.learn(vector)
-            self._normal.keep(window)
+            if Flag.UNCERTAIN not in flags:
+                self.current.learn(vector)
+                self._normal.keep(window)
             return
         current = self.current.see(vector)
         candidate = self.candidate.see(vector) if self.candidate and not self.candidate.learning else None
-        if self.candidate and self.candidate.learning and not current.over:
+        if self.candidate and self.candidate.learning and not (current.over or flags):
             self.candidate.learn(vector)
         if self.shadow:
             self.shadow.offer(self.asset.id, vector, current, self.current)
         self.last = current
-        if not (current.over or current.open):
+        if not (current.over or current.open or flags):
             self._normal.keep(window)
         trace = new_trace_id()
         latency_us = (time.perf_counter() - began) * 1e6
         self.latencies.append(latency_us)
-        yield from self._log(trace, window, self.current, current._replace(latency_us=latency_us))
+        yield from self._log(trace, window, self.current, current._replace(latency_us=latency_us), flags)
         if candidate and self.candidate:
             pairs.add(candidate, current)
-            yield from self._log(trace, window, self.candidate, candidate)
+            yield from self._log(trace, window, self.candidate, candidate, flags)
         trial = candidate is not None and candidate.open and not current.open
         judge, seen = (self.candidate, candidate) if trial else (self.current, current)
         assert judge is not None
@@ -198,7 +220,7 @@ class Pipeline:
             self.suppressed[current.suppressed] += 1
             self.suppressed_at[current.suppressed] = window.end
         yield from self._move_episodes(trace, window, judge, seen, trial, vector)
-        if sample := self._sample(trace, window, current, vector):
+        if not flags and (sample := self._sample(trace, window, current, vector)):
             yield sample
 
     def flush(self, force: bool = False) -> Iterator[Body]:
@@ -221,6 +243,7 @@ class Pipeline:
             {
                 "windows": self.windows,
                 "dropped": dict(self.dropped) | {cause.value: n for cause, n in self._windower.dropped.items() if n},
+                "flagged": dict(self.flagged),
                 "last_sample_at": None if self.last_sample is None else _instant(self.last_sample),
                 "state": state,
                 "score": None if score is None else min(1.0, max(0.0, score)),
@@ -239,7 +262,12 @@ class Pipeline:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _sensor_fault(self, window: Window) -> tuple[str, FaultOfSensor] | None:
+    def _unusable(self, window: Window) -> tuple[str | None, FaultOfSensor] | None:
+        """Why a window can not be scored, and of which signal; None: of all."""
+        if window.quality is not None and window.worst >= Quality.BAD:
+            return self.signals[int(window.quality.argmax())].name, FaultOfSensor.BAD_QUALITY
+        if window.step_s and abs(window.step_s * self.spec.rate_hz - 1) > RATE_OFF:
+            return None, FaultOfSensor.SAMPLE_RATE
         finite = np.isfinite(window.values).all(axis=1)
         if not finite.all():
             return self.signals[int(np.argmin(finite))].name, FaultOfSensor.NOT_A_NUMBER
@@ -249,7 +277,17 @@ class Pipeline:
                 return signal.name, FaultOfSensor.OUT_OF_RANGE
         return None
 
-    def _sensor_message(self, fault: tuple[str, FaultOfSensor], window: Window) -> SensorFault:
+    def _flags(self, window: Window) -> Flag:
+        flags = Flag(0)
+        if window.worst == Quality.UNCERTAIN:
+            flags |= Flag.UNCERTAIN
+        ahead = window.end - self._clock.time()
+        if self.asset.source != "csv" and (ahead > CLOCK_OFF_S or (self._was_set_back and ahead < -CLOCK_OFF_S)):
+            flags |= Flag.CLOCK
+        self.flagged.update(flag.name.lower() for flag in flags if flag.name)
+        return flags
+
+    def _sensor_message(self, fault: tuple[str | None, FaultOfSensor], window: Window) -> SensorFault:
         return SensorFault(
             trace_id=new_trace_id(),
             made_at=self._clock.now(),
@@ -257,17 +295,17 @@ class Pipeline:
             signal=fault[0],
             fault=fault[1],
             since=_instant(window.start),
-            detail="windows with it are not scored",
+            detail=_DETAIL.get(fault[1], "") + "windows with it are not scored",
         )
 
-    def _log(self, trace: UUID, window: Window, judge: Judge, seen: Seen) -> Iterator[Body]:
+    def _log(self, trace: UUID, window: Window, judge: Judge, seen: Seen, flags: Flag) -> Iterator[Body]:
         if not math.isfinite(seen.scored.score):
             self.dropped["score_not_a_number"] += 1
             return
         bundle = judge.scorer.bundle
         classes = bundle.manifest.classifier.classes if bundle.manifest.classifier else ()
         log = self._logs.setdefault(bundle.sha256, PredictionLog(self.asset.id, bundle.ref, classes, self._clock))
-        log.add(trace, window, seen)
+        log.add(trace, window, seen, flags)
         if log.due and (message := log.take()):
             yield message
 
@@ -367,6 +405,12 @@ class Pipeline:
                 "recorded": self.asset.source == "csv",
             }
         )
+
+
+_DETAIL: Final = {
+    FaultOfSensor.BAD_QUALITY: "its source says that it is bad; ",
+    FaultOfSensor.SAMPLE_RATE: "samples come faster or slower than rate_hz says; ",
+}
 
 
 def _instant(seconds: float) -> datetime:

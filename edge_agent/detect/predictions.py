@@ -13,6 +13,7 @@ from edge_agent.detect.judge import Seen
 from models.contract.base import ModelRef
 from models.contract.messages import (
     Column,
+    Flag,
     ScoredWindows,
 )
 from models.windows import Window
@@ -27,12 +28,13 @@ class PredictionLog:
     def __init__(self, asset: str, model: ModelRef, classes: tuple[str, ...], clock: Clock) -> None:
         self._clock = clock
         self.asset, self.model, self.classes = asset, model, classes
-        self._rows: list[tuple[UUID, float, float, float, bool, int, float]] = []
+        self._rows: list[tuple[UUID, float, float, float, bool, int, float, int]] = []
         self._since = math.inf
 
-    def add(self, trace: UUID, window: Window, seen: Seen) -> None:
+    def add(self, trace: UUID, window: Window, seen: Seen, flags: Flag) -> None:
         fault = self.classes.index(seen.scored.fault_class) if seen.over and seen.scored.fault_class else 255
-        self._rows.append((trace, window.start, window.end, seen.scored.score, seen.over, fault, seen.latency_us))
+        score, took = seen.scored.score, seen.latency_us
+        self._rows.append((trace, window.start, window.end, score, seen.over, fault, took, flags))
         self._since = min(self._since, self._clock.monotonic())
 
     @property
@@ -44,7 +46,7 @@ class PredictionLog:
         rows, self._rows, self._since = self._rows, [], math.inf
         if not rows:
             return None
-        traces, starts, ends, scores, over, faults, latencies = zip(*rows, strict=True)
+        traces, starts, ends, scores, over, faults, latencies, flags = zip(*rows, strict=True)
         return ScoredWindows(
             trace_id=traces[-1],
             made_at=self._clock.now(),
@@ -59,4 +61,5 @@ class PredictionLog:
             fault_class=Column.of("u1", np.array(faults, "u1").tobytes()),
             latency_us=Column.of("f4", np.array(latencies, "<f4").tobytes()),
             classes=self.classes,
+            flags=Column.of("u1", np.array(flags, "u1").tobytes()) if any(flags) else None,
         )

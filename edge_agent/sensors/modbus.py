@@ -151,7 +151,8 @@ class Modbus(JoinedSource):
             raise LineLost(f"nothing answers at {self._settings.host}:{self._settings.port}")
         try:
             due = math.ceil(time.time() * self.rate_hz)  # polls are made at the grid's own instants
-            while not self._stopping.wait(max(0.0, due / self.rate_hz - time.time())):
+            # At most two periods: a clock that was set back must not make us wait until it is as late again.
+            while not self._stopping.wait(min(max(0.0, due / self.rate_hz - time.time()), 2 / self.rate_hz)):
                 self.put((due / self.rate_hz, *self._poll(client)))
                 coming = math.floor(time.time() * self.rate_hz) + 1
                 self.counts["polls_skipped"] += max(0, coming - due - 1)  # the device is slower than asked for

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from edge_agent.sensors.base import Block, LiveSource, Source
 from edge_agent.sensors.channel import PERIODS, Channel, Report, Resample
 from models.grid import Grid
+from models.setback import SetBack
 
 if TYPE_CHECKING:
     from models.report import Reporter
@@ -33,6 +34,8 @@ class Joiner:
     ) -> None:
         self.counts = Counter() if counts is None else counts
         self._reporters = [_reporter(channel.report) for channel in channels]
+        self._set_backs = [SetBack() for _ in channels]  # all signals of a source go by one clock
+        self._before: list[Block] = []  # complete when the clock was set back
         lines = [channel.line(period_s) for channel in channels]
         self._grid = Grid(rate_hz, lines, hole_s)
         self._behind: deque[float] = deque(maxlen=64)  # our clock less the sender's, and the way here
@@ -41,6 +44,19 @@ class Joiner:
         self, i: int, times: NDArray[np.float64], values: NDArray[np.float64], quality: NDArray[np.uint8] | None = None
     ) -> None:
         """Samples of channel `i`."""
+        pieces, set_back = self._set_backs[i].take(times, (values, quality), time.monotonic())
+        if set_back:
+            self.counts["clock_set_back"] += 1
+            self._before = list(self.cut(anew=True))
+        for piece in pieces:
+            self._add(i, piece.times, *piece.rest)
+        for j, other in enumerate(self._set_backs if set_back else ()):
+            for piece in other.begin_anew() if j != i else ():
+                self._add(j, piece.times, *piece.rest)
+
+    def _add(
+        self, i: int, times: NDArray[np.float64], values: NDArray[np.float64], quality: NDArray[np.uint8] | None
+    ) -> None:
         if reporter := self._reporters[i]:
             marks = np.zeros(times.size, np.uint8) if quality is None else quality
             news = reporter.news(times, values, marks)
@@ -67,6 +83,8 @@ class Joiner:
             reporter.forget()
 
     def take(self) -> Iterator[Block]:
+        before, self._before = self._before, []
+        yield from before
         while given := self._grid.take():
             yield Block(given.times, given.values, quality=given.quality if given.quality.any() else None)
         for cause, n in self._grid.dropped.items():

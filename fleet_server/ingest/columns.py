@@ -12,16 +12,18 @@ import numpy.typing as npt
 
 from fleet_server.store.telemetry import Prediction
 from models.contract.codec import Unreadable
-from models.contract.messages import Column, ScoredWindows
+from models.contract.messages import Column, Flag, ScoredWindows
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST_US: Final = 4_102_444_800_000_000  # the year 2100
 _DTYPES: Final = {"f4": "<f4", "f8": "<f8", "i8": "<i8", "u1": "u1", "uuid": "V16"}
 NO_CLASS: Final = 255
+AHEAD: Final = timedelta(minutes=5)
+FIRST_YEAR: Final = 2000  # a device that has never heard of the time starts in 1970
 
 
-def predictions(device_id: str, body: ScoredWindows) -> list[Prediction]:
-    """One row a window.
+def predictions(device_id: str, body: ScoredWindows, received_at: datetime | None = None) -> list[Prediction]:
+    """One row a window; one whose time cannot be right, as seen from `received_at`, is flagged.
 
     Raises:
         Unreadable: a column of another type or length, or a number that cannot be.
@@ -33,6 +35,8 @@ def predictions(device_id: str, body: ScoredWindows) -> list[Prediction]:
     fault = _array(body, "fault_class", "u1")
     latency = _array(body, "latency_us", "f4")
     trace = _array(body, "trace", "uuid")
+    flags = _array(body, "flags", "u1") if body.flags else np.zeros(body.n, np.uint8)
+    mode = _array(body, "mode", "u1") if body.mode else np.full(body.n, NO_CLASS, np.uint8)
     if not ((start >= 0) & (start <= end) & (end < _LATEST_US)).all():
         raise Unreadable("start_us, end_us: a window ends before it starts, or lies outside of 1970 to 2100")
     if not ((score >= 0) & (score <= 1)).all():  # false for a nan, too
@@ -43,7 +47,13 @@ def predictions(device_id: str, body: ScoredWindows) -> list[Prediction]:
         raise Unreadable("alarm: neither 0 nor 1")
     if not ((fault == NO_CLASS) | (fault < len(body.classes))).all():
         raise Unreadable(f"fault_class: no such class among {len(body.classes)}")
+    if not ((mode == NO_CLASS) | (mode < len(body.modes))).all():
+        raise Unreadable(f"mode: no such mode among {len(body.modes)}")
+    early, late = datetime(FIRST_YEAR, 1, 1, tzinfo=UTC), (received_at or datetime.now(UTC)) + AHEAD
+    wrong = (end < _micros(early)) | (end > _micros(late))
+    flags = np.where(wrong, flags | Flag.CLOCK, flags)
     names: dict[int, str | None] = {**dict(enumerate(body.classes)), NO_CLASS: None}
+    modes: dict[int, str | None] = {**dict(enumerate(body.modes)), NO_CLASS: None}
     sha256 = bytes.fromhex(body.model.sha256)
     raw = trace.tobytes()
     return [
@@ -59,8 +69,10 @@ def predictions(device_id: str, body: ScoredWindows) -> list[Prediction]:
             alarm=bool(a),
             fault_class=names[f],
             latency_us=took,
+            flags=flag,
+            mode=modes[m],
         )
-        for i, (s, e, value, a, f, took) in enumerate(
+        for i, (s, e, value, a, f, took, flag, m) in enumerate(
             zip(
                 start.tolist(),
                 end.tolist(),
@@ -68,10 +80,16 @@ def predictions(device_id: str, body: ScoredWindows) -> list[Prediction]:
                 alarm.tolist(),
                 fault.tolist(),
                 latency.tolist(),
+                flags.tolist(),
+                mode.tolist(),
                 strict=True,
             )
         )
     ]
+
+
+def _micros(at: datetime) -> int:
+    return (at - _EPOCH) // timedelta(microseconds=1)
 
 
 def _array(body: ScoredWindows, name: str, dtype: str) -> npt.NDArray[Any]:

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from fleet_server.errors import AttachmentRefused, Refused
 from fleet_server.feedback import attachments, intake
-from fleet_server.ingest.columns import predictions
+from fleet_server.ingest.columns import AHEAD, FIRST_YEAR, predictions
 from fleet_server.store import (
     alarm_actions,
     commands,
@@ -48,9 +48,7 @@ from models.contract.messages import (
 )
 from models.contract.people import AttachmentPiece, Feedback
 
-AHEAD: Final = timedelta(minutes=5)
 LAST_WORD: Final = 2**53  # beyond every heartbeat's number: what became of an outbox is told when it has ended
-FIRST_YEAR: Final = 2000  # a device that has never heard of the time starts in 1970
 UNHEARD: Final = timedelta(days=30)  # an agent may have run for so long before the server first heard of it
 
 
@@ -186,7 +184,7 @@ def command_result(batch: Batch, key: Key, body: CommandResult) -> None:
 
 
 def scored_windows(batch: Batch, key: Key, body: ScoredWindows) -> None:
-    rows = predictions(key.device, body)
+    rows = predictions(key.device, body, batch.at)
     batch.predictions.extend(rows)
     batch.counts["windows"] += len(rows)
 

@@ -28,6 +28,8 @@ class Prediction(NamedTuple):
     alarm: bool
     fault_class: str | None
     latency_us: float | None
+    flags: int = 0  # of models.contract.messages.Flag
+    mode: str | None = None
 
 
 class Sample(NamedTuple):
@@ -54,13 +56,16 @@ def copy_predictions(conn: Connection[Any], rows: Iterable[Prediction]) -> None:
         cursor.copy(
             """
             COPY prediction (window_end, asset_id, trace_id, device_id, window_start, model_version, model_sha256,
-                             score, alarm, fault_class, latency_us)
+                             score, alarm, fault_class, latency_us, flags, mode)
             FROM STDIN (FORMAT binary)
             """
         ) as copy,
     ):
         copy.set_types(
-            ["timestamptz", "text", "uuid", "text", "timestamptz", "int4", "bytea", "float4", "bool", "text", "float4"]
+            [
+                *("timestamptz", "text", "uuid", "text", "timestamptz", "int4", "bytea", "float4", "bool", "text"),
+                *("float4", "int2", "text"),
+            ]
         )
         for row in rows:
             copy.write_row(row)

@@ -118,6 +118,8 @@ class FaultOfSensor(enum.StrEnum):
     OUT_OF_RANGE = "out_of_range"
     GAP = "gap"
     SILENT = "silent"
+    BAD_QUALITY = "bad_quality"  # its source says so
+    SAMPLE_RATE = "sample_rate"  # samples come faster or slower than the settings say
 
 
 class SensorFault(Body):
@@ -129,6 +131,13 @@ class SensorFault(Body):
     fault: FaultOfSensor
     since: AwareDatetime
     detail: Annotated[Text, Field(max_length=500)] = ""
+
+
+class Flag(enum.IntFlag):
+    """Why a scored window is not to be trusted as others are: it does not train."""
+
+    UNCERTAIN = 1  # the source doubts a sample of it
+    CLOCK = 2  # its time cannot be right
 
 
 class StreamCount(Message):
@@ -155,6 +164,7 @@ class AssetHealth(Message):
 
     windows: Annotated[int, Field(ge=0)] = 0
     dropped: dict[Text, int] = Field(default_factory=dict)  # samples or windows not scored, by cause
+    flagged: dict[Text, int] = Field(default_factory=dict)  # windows scored and not to be trusted, by Flag
     last_sample_at: AwareDatetime | None = None
     state: Literal["waiting", "learning", "scoring", "silent", "ended"] = "waiting"
     score: Score | None = None
@@ -279,6 +289,9 @@ class ScoredWindows(Body):
     fault_class: Column  # u1, index into classes, 255: none
     latency_us: Column  # f4, window complete to decision
     classes: tuple[Text, ...] = ()
+    flags: Column | None = None  # u1, of Flag; None: none is set
+    mode: Column | None = None  # u1, index into modes; None: an asset without modes
+    modes: tuple[Annotated[Text, Field(max_length=40)], ...] = ()
 
 
 class SampledWindow(Body):

@@ -8,10 +8,11 @@ import random
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 
@@ -34,6 +35,7 @@ from models.contract.messages import (
     AlarmEvent,
     Column,
     Fetch,
+    Flag,
     Heartbeat,
     Phase,
     Receipt,
@@ -478,6 +480,26 @@ def test_windows_of_a_clock_that_cannot_be_right_are_stored_and_kept_out_of_trai
     assert value(schema, "SELECT body ->> 'clock_doubt' FROM event")
     assert value(schema, "SELECT count(*) FROM sample") == 0
     assert query(schema, "SELECT kind, outcome FROM decision") == [("clock", "kept out of training")]
+
+
+def test_the_prediction_log_keeps_flags_and_mode_and_flags_what_no_clock_can_have_told(schema: str) -> None:
+    at = now()
+    ends = [at, at + timedelta(minutes=6), datetime(1970, 1, 2, tzinfo=UTC)]
+    micros = np.array([e.timestamp() * 1e6 for e in ends]).astype("<i8").tobytes()
+    log = builders.some_scores(3).model_copy(
+        update={
+            "start_us": Column.of("i8", micros),
+            "end_us": Column.of("i8", micros),
+            "flags": Column.of("u1", bytes([Flag.UNCERTAIN, Flag.UNCERTAIN, 0])),
+            "mode": Column.of("u1", bytes([1, 255, 0])),
+            "modes": ("off", "band 1"),
+        }
+    )
+    with connect(schema) as conn:
+        store(conn, [message(log)], at)
+    both = Flag.UNCERTAIN | Flag.CLOCK
+    rows = query(schema, "SELECT flags, mode FROM prediction ORDER BY window_end")
+    assert rows == [(Flag.CLOCK, "off"), (Flag.UNCERTAIN, "band 1"), (both, None)]
 
 
 @pytest.mark.parametrize(("shift", "recorded"), [(timedelta(days=-29), False), (timedelta(days=-2000), True)])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edge_agent.clock import SYSTEM, Clock
 from edge_agent.config import Asset
 from edge_agent.detect import Detector, Pipeline
 from edge_agent.errors import BundleRejected
@@ -21,12 +22,13 @@ from models.contract.messages import (
     AlarmEvent,
     Body,
     FaultOfSensor,
+    Flag,
     Phase,
     SampledWindow,
     ScoredWindows,
     SensorFault,
 )
-from models.contract.signals import Signal, WindowSpec
+from models.contract.signals import Quality, Signal, WindowSpec
 from models.windows import default_window
 from tests.builders import SIGNALS, SPEC, a_bundle, a_bundle_that_turns_nan
 
@@ -40,6 +42,7 @@ class Machine:
     def __init__(self, bundle: Bundle | None = None, folder: Path | None = None, **changes: Any) -> None:
         signals: tuple[Signal, ...] = changes.pop("signals", SIGNALS)
         spec: WindowSpec = changes.pop("spec", SPEC)
+        clock: Clock = changes.pop("clock", SYSTEM)
         fields: dict[str, Any] = {
             "id": "pump1",
             "source": "mqtt",
@@ -48,7 +51,7 @@ class Machine:
             "hard_share": 0.0,
         }
         asset = Asset.model_validate(fields | changes)
-        self.pipeline = Pipeline(asset, signals, spec, folder)
+        self.pipeline = Pipeline(asset, signals, spec, folder, clock)
         self.said: list[Body] = []
         self.detector = Detector([self.pipeline], self.said.extend)
         self.detector.run(bundle or a_bundle())
@@ -60,9 +63,14 @@ class Machine:
         rows = len(self.pipeline.signals)
         self.samples(amplitude * np.sign(self.noise.standard_normal((rows, n))) + 0.0 * n, rate)
 
-    def samples(self, values: NDArray[np.floating[Any]], rate: float = SPEC.rate_hz) -> None:
+    def samples(
+        self,
+        values: NDArray[np.floating[Any]],
+        rate: float = SPEC.rate_hz,
+        quality: NDArray[np.uint8] | None = None,
+    ) -> None:
         n = values.shape[1]
-        self.detector.feed("pump1", self.t + np.arange(n) / rate, values.astype(np.float32))
+        self.detector.feed("pump1", self.t + np.arange(n) / rate, values.astype(np.float32), quality)
         self.t += n / rate
 
     def alarms(self) -> list[AlarmEvent]:
@@ -195,6 +203,54 @@ def test_a_gap_is_counted_and_no_window_spans_it() -> None:
     machine.samples(np.full((1, N), QUIET))
     assert machine.pipeline.windows == 2
     assert machine.pipeline.health().dropped["gap"] == 20
+
+
+def test_what_the_source_calls_bad_is_in_no_window_and_what_it_doubts_is_flagged() -> None:
+    machine = Machine(sample_share=1.0)
+    machine.run(QUIET, 2)
+    marks = np.zeros((1, 6 * N), np.uint8)
+    marks[0, N + 3], marks[0, 4 * N : 4 * N + 2] = Quality.BAD, Quality.UNCERTAIN
+    machine.samples(np.full((1, 6 * N), QUIET), quality=marks)
+    machine.detector.flush(force=True)
+    assert [(f.fault, f.signal) for f in machine.faults()] == [(FaultOfSensor.BAD_QUALITY, "vib")]
+    health = machine.pipeline.health()
+    assert (health.dropped, health.flagged, machine.pipeline.windows) == ({"bad_quality": 1}, {"uncertain": 1}, 7)
+    logs = [body for body in machine.said if isinstance(body, ScoredWindows)]
+    assert sum(log.n for log in logs) == 7
+    flags = [f for log in logs for f in (log.flags.raw() if log.flags else bytes(log.n))]
+    assert flags == [0, 0, 0, 0, 0, Flag.UNCERTAIN, 0]
+    assert len([b for b in machine.said if isinstance(b, SampledWindow)]) == 6  # it does not train
+
+
+def test_samples_at_another_rate_are_a_sensor_fault_and_are_not_scored() -> None:
+    machine = Machine()
+    machine.run(QUIET, 2)
+    for pace in (0.5, 2.0):  # twice as fast; half as fast, which is no gap by its steps
+        machine.samples(np.full((1, 4 * N), QUIET), SPEC.rate_hz / pace)
+    assert [f.fault for f in machine.faults()] == [FaultOfSensor.SAMPLE_RATE]
+    assert machine.pipeline.health().dropped["sample_rate"] >= 7
+    assert machine.pipeline.windows == 2
+    machine.run(QUIET, 2)
+    assert machine.pipeline.windows >= 3
+
+
+def test_a_source_clock_set_back_an_hour_loses_nothing_and_its_windows_are_flagged() -> None:
+    now = 0.0
+    began = 1_772_000_000.0
+    clock = Clock(monotonic=lambda: now, wall=lambda: began + now, synchronised=lambda: True)
+    machine = Machine(clock=clock)
+    machine.t = began
+    for i in range(20):
+        machine.t -= 3600 if i == 10 else 0
+        machine.run(QUIET if i < 15 else LOUD, 2)  # a second
+        now += 1.0
+    machine.detector.flush(force=True)
+    assert machine.pipeline.windows == 40
+    assert machine.pipeline.health().dropped == {"clock_set_back": 1}
+    logs = [body for body in machine.said if isinstance(body, ScoredWindows)]
+    flags = [f for log in logs for f in (log.flags.raw() if log.flags else bytes(log.n))]
+    assert flags == [0] * 20 + [Flag.CLOCK] * 20
+    assert machine.phases() == [Phase.RAISED]
 
 
 # What is normal, learnt here

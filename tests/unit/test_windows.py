@@ -64,6 +64,13 @@ def test_windows_of_any_stream(sizes: list[float], n: int, hop: int, max_gap: in
     assert windower.fed == len(sizes) == in_windows + windower.dropped.total() + windower.pending
     assert windower.dropped[Dropped.NO_TIME] == bad.sum()
 
+    marks = np.random.default_rng(n * hop).choice(3, (2, len(sizes)), p=[0.9, 0.05, 0.05]).astype(np.uint8)
+    marked = list(Windower(spec(n, hop, max_gap), 2).feed(times, values, marks))
+    for window, rows in zip(marked, positions, strict=True):  # what was said of a sample goes where the sample goes
+        worst = marks[:, rows].max(axis=1)
+        assert (window.quality is None) == (not worst.any())
+        assert window.quality is None or window.quality.tolist() == worst.tolist()
+
     whole = Windower(spec(n, hop, max_gap), 2)
     again = list(whole.feed(times, values))
     assert [w.last for w in again] == lasts  # how the stream came in blocks does not matter
@@ -112,9 +119,33 @@ def test_after_a_reset_time_may_start_anywhere() -> None:
     assert windower.dropped == {Dropped.GAP: 2}
 
 
+def test_quality_begins_and_ends_with_its_samples_across_blocks() -> None:
+    windower = Windower(spec(4, 4), 2)
+    found = []
+    for i in range(2000):  # more than fits into the buffer at once
+        times = (8 * i + np.arange(8)) / RATE
+        marks = np.zeros((2, 8), np.uint8)
+        marks[1, 5] = 2
+        found += windower.feed(times, samples(times), marks if i % 3 == 1 else None)
+    assert [None if w.quality is None else w.quality.tolist() for w in found[:6]] == [None] * 3 + [[0, 2], None, None]
+    assert [i for i, w in enumerate(found) if w.quality is not None] == list(range(3, 4000, 6))
+
+
+def test_a_step_tells_another_rate_from_a_slow_logger_that_skips() -> None:
+    skips = np.array([0, 1, 2, 3, 5, 6, 8, 9]) / RATE
+    (window,) = Windower(spec(8, 8, max_gap=3), 2).feed(skips, samples(skips))
+    assert window.step_s == pytest.approx(1 / RATE)
+    for pace in (0.5, 2.0):
+        times = pace * np.arange(8) / RATE
+        (window,) = Windower(spec(8, 8, max_gap=3), 2).feed(times, samples(times))
+        assert window.step_s == pytest.approx(pace / RATE)
+
+
 def test_shapes_that_do_not_fit_are_refused() -> None:
     windower = Windower(spec(), 2)
     for times, values in ((np.arange(3.0), np.zeros((2, 4))), (np.arange(4.0), np.zeros((3, 4))), (0.0, np.zeros(4))):
         with pytest.raises(ValueError, match="want"):
             windower.feed(times, values.astype(np.float32))
+    with pytest.raises(ValueError, match="want quality"):
+        windower.feed(np.arange(4.0), np.zeros((2, 4), np.float32), np.zeros((2, 3), np.uint8))
     assert windower.fed == 0
