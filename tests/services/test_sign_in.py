@@ -310,8 +310,12 @@ def _methods(route: Any) -> set[str]:
 
 
 OPEN = {
-    *(("GET", path) for path in ("/live", "/ready", "/favicon.ico", "/api/form/bootstrap")),
-    *(("HEAD", path) for path in ("/live", "/ready", "/favicon.ico", "/api/form/bootstrap")),
+    *(
+        (method, path)
+        for method in ("GET", "HEAD")
+        for path in ("/live", "/ready", "/favicon.ico", "/api/form/bootstrap")
+    ),
+    *((method, "/metrics") for method in ("GET", "HEAD")),  # for programs on the device itself: test_metrics.py
     ("POST", "/api/form/enrol"),
 }
 
