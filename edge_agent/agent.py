@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
-from edge_agent import sensors, systemd
+from edge_agent import sensors, state, systemd
 from edge_agent.alarms.desk import AlarmDesk
 from edge_agent.annotate import KEEP, Journal
 from edge_agent.attachments import Attachments
@@ -84,6 +84,7 @@ class Agent:
         self.stopping = threading.Event()
         self._failed: str | None = None
         self._lock = _lock(config.state_dir)
+        state.enter(config.state_dir)
         self.clock = Clock(config.state_dir)
         # Ages go by the time that has surely passed: a clock that leaps a year ahead evicts nothing.
         self._outbox = Outbox(config.state_dir / "outbox.db", config.outbox, self.clock.at_least)
@@ -172,6 +173,7 @@ class Agent:
             self._work(readers)
         finally:
             self._close()
+            self._lock.close()
         if self._failed:
             print(f"edge-agent: {self._failed}", file=sys.stderr)
             return 1

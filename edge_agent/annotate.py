@@ -117,7 +117,9 @@ class Journal:
         def remember(db: sqlite3.Connection) -> None:
             if db.execute("SELECT 1 FROM done WHERE feedback_id = ?", (str(said.feedback_id),)).fetchone():
                 raise _Known(True)
-            db.execute("INSERT INTO done VALUES (?, ?)", (str(said.feedback_id), dump(said).decode()))
+            db.execute(
+                "INSERT INTO done (feedback_id, body) VALUES (?, ?)", (str(said.feedback_id), dump(said).decode())
+            )
             db.execute("DELETE FROM done WHERE rowid <= (SELECT max(rowid) FROM done) - ?", (KEEP,))
 
         try:
@@ -134,7 +136,7 @@ class Journal:
     @staticmethod
     def note_news(news: FormNews, db: sqlite3.Connection) -> None:
         """What the server tells the form, in the transaction of its command."""
-        db.execute("INSERT OR REPLACE INTO news VALUES (1, ?)", (dump(news).decode(),))
+        db.execute("INSERT OR REPLACE INTO news (one, body) VALUES (1, ?)", (dump(news).decode(),))
 
     def news(self) -> FormNews:
         """What the server said last."""
@@ -198,7 +200,8 @@ def _note(db: sqlite3.Connection, alarms: Sequence[AlarmEvent]) -> None:
     for alarm in alarms:
         cleared = alarm.window_end.isoformat() if alarm.phase == "cleared" else None
         db.execute(
-            "INSERT INTO episode VALUES (?, ?, ?, ?, ?) ON CONFLICT (event_id) DO UPDATE SET"
+            "INSERT INTO episode (event_id, opened_at, cleared_at, score, body) VALUES (?, ?, ?, ?, ?)"
+            " ON CONFLICT (event_id) DO UPDATE SET"
             " cleared_at = excluded.cleared_at, score = max(score, excluded.score),"
             " body = CASE WHEN excluded.cleared_at IS NULL THEN excluded.body ELSE body END",
             (str(alarm.event_id), alarm.opened_at.isoformat(), cleared, alarm.score, dump(alarm).decode()),

@@ -107,7 +107,7 @@ class Attachments:
         def note(db: sqlite3.Connection) -> None:
             (last,) = db.execute("SELECT produced FROM sequence WHERE stream = ?", (Stream.ATTACHMENT,)).fetchone()
             db.execute(
-                "INSERT INTO attachment VALUES (?, ?, ?, ?)",
+                "INSERT INTO attachment (sha256, size, first, last) VALUES (?, ?, ?, ?)",
                 (whole.sha256, whole.size, last + 1, last + len(pieces)),
             )
 

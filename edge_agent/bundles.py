@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
+from edge_agent import state
 from edge_agent.errors import BundleRejected
 from edge_agent.files import write_whole
 from models.bundle.files import BadBundle, Bundle, digest, unpack
@@ -76,6 +77,7 @@ class Memory:
     """What the device remembers of releases: a few named values, written together or not at all."""
 
     def __init__(self, state_dir: Path) -> None:
+        state.refuse_newer(state_dir)
         state_dir.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._copy = state_dir / "floors.json"
@@ -108,7 +110,8 @@ class Memory:
                     copy = {key: floors.get(key, self._get(key, 0)) for key in FLOORS}
                     write_whole(self._copy, json.dumps(copy).encode())
                 self._db.executemany(
-                    "INSERT INTO memory VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+                    "INSERT INTO memory (key, value) VALUES (?, ?)"
+                    " ON CONFLICT (key) DO UPDATE SET value = excluded.value",
                     [(key, json.dumps(value)) for key, value in (values | floors).items()],
                 )
                 self._db.execute("COMMIT")

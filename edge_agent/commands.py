@@ -81,7 +81,10 @@ class Commands:
         if found is None:
             found = self._do(db, command)
             log.info("command", extra={"kind": kind, "outcome": found[0].value, "reason": found[1]})
-            db.execute("INSERT INTO command VALUES (?, ?, ?, ?, ?)", (key, command.sequence, command.latest, *found))
+            db.execute(
+                "INSERT INTO command (command_id, sequence, latest, outcome, reason) VALUES (?, ?, ?, ?, ?)",
+                (key, command.sequence, command.latest, *found),
+            )
             db.execute(
                 "DELETE FROM command WHERE sequence <= (SELECT sequence FROM command ORDER BY sequence DESC"
                 " LIMIT 1 OFFSET ?)",

@@ -3,6 +3,7 @@
 AgentError
 ├── BadConfig        the configuration file; names every mistake
 ├── AlreadyRunning   another agent has this state folder
+├── StateTooNew      a newer agent had this state folder
 ├── OutboxFailed     the outbox can not promise what it must
 │   ├── DiskTrouble      the disk takes nothing now; it may later
 │   └── OutboxDamaged    its file is; the next start sets it aside and begins a new one
@@ -28,6 +29,10 @@ class BadConfig(AgentError):
 
 class AlreadyRunning(AgentError):
     """Another agent runs on this state folder."""
+
+
+class StateTooNew(AgentError):
+    """A newer agent keeps in the state folder what this one would spoil."""
 
 
 class OutboxFailed(AgentError):

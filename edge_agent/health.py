@@ -7,12 +7,11 @@ import resource
 import sys
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Final
 
 from edge_agent.clock import SYSTEM, Clock
+from edge_agent.state import agent_version
 from models.contract.base import ModelRef, Stream
 from models.contract.ids import new_epoch, new_trace_id
 from models.contract.messages import AssetHealth, Heartbeat, Step, StreamCount
@@ -90,14 +89,6 @@ class Health:
             clock=self._clock.report(),
             counters={name: n for name, n in (self.counters + self._clock.counters).items() if n},
         )
-
-
-@cache
-def agent_version() -> str:
-    try:
-        return version("pdm-loop")
-    except PackageNotFoundError:  # run from a checkout
-        return "0"
 
 
 def rss_bytes() -> int:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from edge_agent import state
 from models.form.signin import CODE_LASTS, PersonRow, Role, SessionRow, hashed, new_code, new_person, plain
 
 _SCHEMA: Final = """
@@ -34,6 +35,7 @@ class People:
     """A Store of models.form.signin, in SQLite; every call is one transaction, from any thread or process."""
 
     def __init__(self, path: Path) -> None:
+        state.refuse_newer(path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._db = sqlite3.connect(path, timeout=30, isolation_level=None, check_same_thread=False)
@@ -53,14 +55,15 @@ class People:
             found = self._db.execute("SELECT person FROM person WHERE name = ?", (name,)).fetchone()
             who = found[0] if found else person or new_person()
             self._db.execute(
-                "INSERT INTO person VALUES (?, ?, ?) ON CONFLICT (person) DO UPDATE SET name = excluded.name,"
-                " role = excluded.role",
+                "INSERT INTO person (person, name, role) VALUES (?, ?, ?)"
+                " ON CONFLICT (person) DO UPDATE SET name = excluded.name, role = excluded.role",
                 (who, name, role),
             )
             code = new_code()
             self._db.execute("DELETE FROM code WHERE expires_at < ?", (now.timestamp(),))
             self._db.execute(
-                "INSERT INTO code VALUES (?, ?, ?)", (hashed(plain(code)), who, (now + CODE_LASTS).timestamp())
+                "INSERT INTO code (code, person, expires_at) VALUES (?, ?, ?)",
+                (hashed(plain(code)), who, (now + CODE_LASTS).timestamp()),
             )
         return PersonRow(who, name, role), code
 
@@ -99,7 +102,7 @@ class People:
                 "INSERT INTO session (token, phone, person, made_at, expires_at, seen_at) VALUES (?, ?, ?, ?, ?, ?)",
                 (row.token, row.phone, row.person, *times),
             )
-            self._db.execute("INSERT OR IGNORE INTO phone VALUES (?, ?)", (row.phone, row.person))
+            self._db.execute("INSERT OR IGNORE INTO phone (phone, person) VALUES (?, ?)", (row.phone, row.person))
 
     def session(self, token: str) -> SessionRow | None:
         with self._lock:
@@ -148,7 +151,7 @@ class People:
         return int(here), int(everywhere)
 
     def note_try(self, address: str, at: datetime) -> None:
-        self._do("INSERT INTO try VALUES (?, ?)", address, at.timestamp())
+        self._do("INSERT INTO try (address, at) VALUES (?, ?)", address, at.timestamp())
 
     def _do(self, statement: str, *values: object) -> None:
         with self._lock:

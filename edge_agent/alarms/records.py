@@ -31,7 +31,8 @@ def merge_action(db: sqlite3.Connection, action: AlarmAction) -> None:
     row = db.execute("SELECT body FROM alarm_action WHERE action_id = ? AND digest = ?", key).fetchone()
     kept = better(AlarmAction.model_validate_json(row[0]), action) if row else action
     db.execute(
-        "INSERT OR REPLACE INTO alarm_action VALUES (?, ?, ?, ?)", (*key, str(action.event_id), dump(kept).decode())
+        "INSERT OR REPLACE INTO alarm_action (action_id, digest, event_id, body) VALUES (?, ?, ?, ?)",
+        (*key, str(action.event_id), dump(kept).decode()),
     )
 
 
@@ -66,7 +67,7 @@ def merge_maintenance(db: sqlite3.Connection, word: Maintenance) -> bool:
     if known is not None and (known == word or newer(known, word) is known):
         return False
     db.execute(
-        "INSERT OR REPLACE INTO maintenance VALUES (?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO maintenance (maintenance_id, asset, start, body) VALUES (?, ?, ?, ?)",
         (str(word.maintenance_id), word.asset, word.start.isoformat(), dump(word).decode()),
     )
     return True

@@ -64,7 +64,9 @@ def act_on(db: sqlite3.Connection, said: Annotation, rules: Alarms, now: datetim
     """Do what a verdict asks for. Returns why a false alarm is not suppressed; None: it is, or there was none."""
     if said.event_id is not None:
         words = (str(said.annotation_id), str(said.event_id), said.annotator, said.verdict.value)
-        db.execute("INSERT OR IGNORE INTO verdict VALUES (?, ?, ?, ?)", words)
+        db.execute(
+            "INSERT OR IGNORE INTO verdict (annotation_id, event_id, annotator, verdict) VALUES (?, ?, ?, ?)", words
+        )
         db.execute("DELETE FROM verdict WHERE rowid <= (SELECT max(rowid) FROM verdict) - ?", (KEPT_VERDICTS,))
     if said.supersedes is not None:
         _end(db, "contradicted", said.annotator, "annotation_id = ?", str(said.supersedes))
@@ -78,7 +80,10 @@ def act_on(db: sqlite3.Connection, said: Annotation, rules: Alarms, now: datetim
         return None
     reason = _suppress(db, said, rules, now)
     if reason:
-        db.execute("INSERT OR REPLACE INTO not_suppressed VALUES (?, ?)", (str(said.annotation_id), reason))
+        db.execute(
+            "INSERT OR REPLACE INTO not_suppressed (annotation_id, reason) VALUES (?, ?)",
+            (str(said.annotation_id), reason),
+        )
     return reason
 
 
@@ -147,7 +152,7 @@ def keep_shape(
 ) -> None:
     """The windows of an alarm, for a verdict to come. `names`: of their entries; `kept` rises, and tells the oldest."""
     db.execute(
-        "INSERT OR REPLACE INTO shape VALUES (?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO shape (event_id, names, n, vectors, kept) VALUES (?, ?, ?, ?, ?)",
         (str(event_id), "\n".join(names), len(vectors), vectors.tobytes(), kept),
     )
     db.execute(

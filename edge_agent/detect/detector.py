@@ -14,7 +14,7 @@ from edge_agent.detect.pipeline import Pipeline
 from edge_agent.detect.shadow import Shadow
 from edge_agent.detect.trial import Pairs
 from edge_agent.errors import BundleRejected
-from edge_agent.health import agent_version
+from edge_agent.state import agent_version
 from models.bundle.files import BadBundle, Bundle
 from models.bundle.manifest import new_enough
 from models.contract.alarms import Maintenance

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from edge_agent import config as settings
-from edge_agent.errors import BadConfig
+from edge_agent import state
+from edge_agent.errors import BadConfig, StateTooNew
 from edge_agent.operate import check as checks
 
 WHERE = Callable[[Path], tuple[bool, str | None]]
@@ -25,8 +26,15 @@ def add_commands(commands: Any, where: WHERE) -> None:
 
 
 def check(args: argparse.Namespace) -> int:
-    """List every mistake in the configuration at once, and change nothing. Exit code 0: the agent can start with it."""
+    """List every mistake in the configuration at once, and change nothing. Exit code 0: the agent can start with it
+    and the state that is there."""
     found = checks.mistakes(args.config)
+    try:
+        state.refuse_newer(settings.load(args.config).state_dir)
+    except BadConfig:
+        pass  # said by `mistakes`
+    except StateTooNew as exc:
+        found.append(f"state_dir: {exc}")
     if args.json:
         print(json.dumps({"mistakes": found}))
     else:

@@ -15,10 +15,11 @@ from typing import Any, Final, Literal, NamedTuple
 
 from cryptography import x509
 
+from edge_agent import state
 from edge_agent.bundles import BundleStore, Memory
 from edge_agent.clock import Clock
 from edge_agent.config import Config
-from edge_agent.errors import AgentError
+from edge_agent.errors import AgentError, StateTooNew
 from edge_agent.outbox import Outbox
 from models.contract.base import TimeQuality
 
@@ -44,6 +45,8 @@ def examine(config: Config, mistakes: list[str], page: str | None, running: bool
     for look in (_agent, _clock, _disk, _state, _model, _outbox, _broker, _certificates, _keys, _sources):
         try:
             found += look(_Case(config, page, running))
+        except StateTooNew:
+            pass  # `_state` has told
         except (AgentError, OSError, sqlite3.Error, ValueError) as exc:
             found.append(Finding(look.__name__.strip("_"), "broken", str(exc), "see docs/operate.md"))
     return found
@@ -98,6 +101,11 @@ def _disk(case: _Case) -> Iterator[Finding]:
 
 
 def _state(case: _Case) -> Iterator[Finding]:
+    try:
+        state.refuse_newer(case.config.state_dir)
+    except StateTooNew as exc:
+        yield Finding("state", "broken", str(exc), "docs/operate.md, Another version")
+        return
     for name in ("outbox.db", "rollout.db"):
         path = case.config.state_dir / name
         if not path.exists():

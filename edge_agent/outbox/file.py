@@ -152,7 +152,7 @@ def _enter(db: sqlite3.Connection, path: Path, copy: Identity | None, epoch: str
         for statement in filter(str.strip, _SCHEMA.split(";")):
             db.execute(statement)
         _bring_up_to_date(db)
-        db.execute("INSERT OR IGNORE INTO meta VALUES ('epoch', ?)", (epoch or new_epoch(),))
+        db.execute("INSERT OR IGNORE INTO meta (key, value) VALUES ('epoch', ?)", (epoch or new_epoch(),))
         db.executemany("INSERT OR IGNORE INTO sequence (stream) VALUES (?)", [(s.value,) for s in Stream])
         here = dict(db.execute("SELECT key, value FROM meta").fetchall())
         produced = dict(db.execute("SELECT stream, produced FROM sequence").fetchall())
@@ -164,7 +164,7 @@ def _enter(db: sqlite3.Connection, path: Path, copy: Identity | None, epoch: str
         found = Identity(here["epoch"], opens, reserved)
         found.write(identity.copy_of(path))
         db.executemany(
-            "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+            "INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)",
             [("opens", str(opens)), ("reserved", json.dumps(reserved))],
         )
         db.execute("COMMIT")
@@ -179,13 +179,18 @@ def _bring_up_to_date(db: sqlite3.Connection) -> None:
     """A file of version 0.1 has other tables for what waits and for what is damaged."""
     there = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
     if "damaged" in there:
-        db.execute("INSERT OR IGNORE INTO aside SELECT stream, seq, 'damaged', body FROM damaged")
+        db.execute(
+            "INSERT OR IGNORE INTO aside (stream, seq, cause, body) SELECT stream, seq, 'damaged', body FROM damaged"
+        )
         db.execute("DROP TABLE damaged")
     if "row" in there:
         for stream, seq, created, old, body in db.execute("SELECT stream, seq, created, crc, body FROM row").fetchall():
             place = at(Stream(stream), seq)
             held = crc(place, body) if zlib.crc32(body) == old else 0  # what was damaged stays so
-            db.execute("INSERT OR IGNORE INTO record VALUES (?, ?, ?, ?)", (place, created, held, body))
+            db.execute(
+                "INSERT OR IGNORE INTO record (place, created, crc, body) VALUES (?, ?, ?, ?)",
+                (place, created, held, body),
+            )
         db.execute("DROP TABLE row")
     db.execute(VIEW)
 
@@ -282,7 +287,10 @@ def _copy_rows(source: sqlite3.Connection | None, db: sqlite3.Connection, stream
         saved.append(seq)
         size += len(body) + ROW_OVERHEAD
         place = at(stream, len(saved))
-        db.execute("INSERT INTO record VALUES (?, ?, ?, ?)", (place, created, crc(place, body), body))
+        db.execute(
+            "INSERT INTO record (place, created, crc, body) VALUES (?, ?, ?, ?)",
+            (place, created, crc(place, body), body),
+        )
     db.execute("UPDATE sequence SET produced = ?, bytes = ? WHERE stream = ?", (len(saved), size, stream))
     return saved
 
@@ -354,22 +362,23 @@ def _old_evicted(source: sqlite3.Connection | None, stream: Stream) -> dict[str,
 def _copy_others(source: sqlite3.Connection, db: sqlite3.Connection) -> None:
     """The journal and what other parts keep in this file, as far as it can be read; key check and ends of epochs
     too."""
-    wanted = {"ended": "SELECT * FROM ended", "aside": "SELECT * FROM aside"}
+    wanted = ["ended", "aside"]
     try:
         for name, sql in source.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'").fetchall():
             if name not in OURS and not name.startswith("sqlite_"):
                 db.execute(sql)
-                wanted[name] = f'SELECT * FROM "{name}"'  # noqa: S608 - names of our own tables
+                wanted.append(name)
         for key in ("key_check", "usage", "budget"):
             if (value := _one(source, "SELECT value FROM meta WHERE key = ?", key)) is not None:
-                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+                db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
     except ERRORS as exc:
         log.error("tables not salvaged", extra={"reason": str(exc)})
-    for name, select in wanted.items():
+    for name in wanted:
+        columns = ", ".join(f'"{column}"' for _, column, *_ in db.execute(f'PRAGMA table_info("{name}")'))
         try:
-            for row in source.execute(select):
+            for row in source.execute(f'SELECT {columns} FROM "{name}"'):  # noqa: S608 - names of our own tables
                 marks = ", ".join("?" * len(row))
-                db.execute(f'INSERT OR IGNORE INTO "{name}" VALUES ({marks})', row)  # noqa: S608
+                db.execute(f'INSERT OR IGNORE INTO "{name}" ({columns}) VALUES ({marks})', row)  # noqa: S608
         except ERRORS as exc:
             log.error("table salvaged in part", extra={"table": name, "reason": str(exc)})
 

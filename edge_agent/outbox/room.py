@@ -130,7 +130,9 @@ class Room:
             ).rowcount
         )
         if not joined:
-            self._db.execute("INSERT INTO evicted VALUES (?, ?, ?, ?)", (stream, cause, first, last))
+            self._db.execute(
+                "INSERT INTO evicted (stream, cause, first, last) VALUES (?, ?, ?, ?)", (stream, cause, first, last)
+            )
 
     def _class_room(self, stream: Stream) -> None:
         room = self.classes[stream]

@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from edge_agent import state
 from edge_agent.config import OutboxRoom
 from edge_agent.errors import DiskTrouble, OutboxDamaged, OutboxFailed
 from edge_agent.outbox import file, identity
@@ -41,6 +42,7 @@ log = logging.getLogger(__name__)
 MAX_RANGES: Final = 500  # of one kind in one count, which has to fit into a message
 ENDED_TOLD: Final = 5  # epochs that ended, of which a heartbeat tells
 URGENT: Final = (Stream.ANNOTATION, Stream.ALARM)
+_KNOWN: Final = frozenset(stream.value for stream in Stream)  # a newer agent's are left alone
 ASIDE_BYTES: Final = 16 * 2**20  # damaged and quarantined rows kept; beyond, the oldest of them go
 
 
@@ -63,11 +65,12 @@ class Outbox:
         *,
         owner: bool = True,
     ) -> None:
-        """Raises OutboxFailed if the file can not be used, BadConfig for its key file.
+        """Raises OutboxFailed if the file can not be used, BadConfig for its key file, StateTooNew.
 
         Args:
             owner: may set a damaged file aside and begin a new one; only one process at a time.
         """
+        state.refuse_newer(path.parent)
         self.path, self._now = path, now
         room = room or OutboxRoom()
         self._sync = room.sync
@@ -153,7 +156,7 @@ class Outbox:
             size = sum(map(len, each)) + len(each) * ROW_OVERHEAD
             first[stream] = self._number(stream, len(each), size) - len(each) + 1
             self._db.executemany(
-                "INSERT INTO record VALUES (?, ?, ?, ?)",
+                "INSERT INTO record (place, created, crc, body) VALUES (?, ?, ?, ?)",
                 (
                     (at(stream, seq), created, crc(at(stream, seq), body), body)
                     for seq, body in enumerate(each, first[stream])
@@ -245,7 +248,7 @@ class Outbox:
         with self._transaction() as db:
             for seq in seqs:
                 db.execute(
-                    "INSERT OR REPLACE INTO aside SELECT ?, ?, ?, body FROM record WHERE place = ?",
+                    "INSERT OR REPLACE INTO aside (stream, seq, cause, body) SELECT ?, ?, ?, body FROM record",
                     (stream, seq, cause, at(stream, seq)),
                 )
                 self._room.remove(stream, [(seq, seq)], cause)
@@ -260,7 +263,7 @@ class Outbox:
         """What was put aside: stream, number, cause and bytes as they are."""
         with self._guard(), self._lock:
             rows = self._db.execute("SELECT stream, seq, cause, body FROM aside ORDER BY rowid").fetchall()
-        return [(Stream(stream), seq, cause, bytes(body)) for stream, seq, cause, body in rows]
+        return [(Stream(stream), seq, cause, bytes(body)) for stream, seq, cause, body in rows if stream in _KNOWN]
 
     # -- accounts -----------------------------------------------------------------------------------------------
 
@@ -268,7 +271,7 @@ class Outbox:
         """Rows that wait, by stream."""
         with self._guard(), self._lock:
             rows = self._db.execute(f"SELECT place >> {BITS}, count(*) FROM record GROUP BY 1").fetchall()  # noqa: S608
-        return {STREAMS[code]: n for code, n in rows}
+        return {STREAMS[code]: n for code, n in rows if code in STREAMS}
 
     def counts(self) -> dict[Stream, StreamCount]:
         """Produced, waiting and evicted of each stream, as they were at one moment."""
@@ -281,6 +284,7 @@ class Outbox:
                 "SELECT stream, cause, first, last FROM evicted ORDER BY stream, cause, first"
             ).fetchall()
             sequence = db.execute("SELECT stream, produced, bytes FROM sequence").fetchall()
+        islands = [(a, b) for a, b in islands if a >> BITS in STREAMS]
         return {
             Stream(stream): _count(
                 produced,
@@ -292,6 +296,7 @@ class Outbox:
                 },
             )
             for stream, produced, n_bytes in sequence
+            if stream in _KNOWN
         }
 
     def ended(self) -> dict[str, dict[Stream, StreamCount]]:
@@ -302,6 +307,7 @@ class Outbox:
             epoch: {
                 Stream(s): _count(c["produced"], 0, [], {k: [(a, b) for a, b in v] for k, v in c["evicted"].items()})
                 for s, c in json.loads(counts).items()
+                if s in _KNOWN
             }
             for epoch, counts in rows
         }
@@ -315,7 +321,7 @@ class Outbox:
         """A named value in this file: as it was, or written anew if one is given."""
         if value is not None:
             with self._transaction() as db:
-                db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+                db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", (key, value))
             return value
         with self._guard(), self._lock:
             row = self._db.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()

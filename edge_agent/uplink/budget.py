@@ -39,7 +39,7 @@ class Budget:
 
     def set(self, limits: SetBudget, db: sqlite3.Connection) -> str:
         """Ordered by the server; kept from now on. Inside a transaction of the outbox."""
-        db.execute("INSERT OR REPLACE INTO meta VALUES ('budget', ?)", (limits.model_dump_json(),))
+        db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('budget', ?)", (limits.model_dump_json(),))
         self._limits = limits
         day, month = self._today()
         return f"used {self._used.get(day, 0)} bytes today, {self._used.get(month, 0)} this month"
@@ -78,7 +78,7 @@ class Budget:
             return
         text, self._unwritten = json.dumps(self._used), 0
         if db:
-            db.execute("INSERT OR REPLACE INTO meta VALUES ('usage', ?)", (text,))
+            db.execute("INSERT OR REPLACE INTO meta (key, value) VALUES ('usage', ?)", (text,))
         else:
             self._outbox.remember("usage", text)
 
