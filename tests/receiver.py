@@ -49,7 +49,7 @@ class Receiver:
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=f"receiver-{fleet.device}", protocol=mqtt.MQTTv5
         )
-        self._client.reconnect_delay_set(min_delay=1, max_delay=1)
+        self._client.reconnect_delay_set(min_delay=0.1, max_delay=0.1)  # type: ignore[arg-type] - seconds, of any kind
         self._client.on_connect = lambda client, *_: client.subscribe(f"{topics.ROOT}/{fleet.device}/up/+", 1)
         self._client.on_message = lambda _c, _u, message: self._take(message.topic, bytes(message.payload))
         session = Properties(PacketTypes.CONNECT)

@@ -554,7 +554,10 @@ def assert_confirmed_is_stored(server: ServerProcess, device: Device, made: int)
     assert value(server.dsn, "SELECT count(*) FROM event") == len(stored)
 
 
-@pytest.mark.parametrize("point", ["ingest.before_commit", "ingest.after_commit", "ingest.after_receipt"])
+KILLED_AT = ("ingest.before_commit", "ingest.after_commit", "ingest.after_receipt")
+
+
+@pytest.mark.parametrize("point", KILLED_AT)
 def test_killed_at_any_step_of_storing_there_is_no_receipt_without_a_row(
     server: ServerProcess, own_broker: Broker, connect: Connect, point: str
 ) -> None:

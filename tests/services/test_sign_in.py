@@ -201,14 +201,16 @@ def test_after_five_wrong_pins_the_session_is_over_however_many_come_at_once(doo
     wrong = phone.post("/api/form/unlock", json={"pin": "0000"})
     assert (wrong.status_code, code_of(wrong), wrong.json()["left"]) == (403, "wrong_pin", PIN_TRIES - 1)
     assert phone.post("/api/form/unlock", json={"pin": "4711"}).json()["locked"] is False
-    cookies = dict(phone.cookies)
+    cookie = "; ".join(f"{name}={value}" for name, value in phone.cookies.items())  # sent whatever the answers say
 
-    def guess(i: int) -> int:
-        with httpx.Client(base_url=door.url, headers=OURS, cookies=cookies) as one:
-            return one.post("/api/form/unlock", json={"pin": f"{i:04d}"}).status_code
+    def guess(first: int) -> list[int]:
+        with httpx.Client(base_url=door.url, headers=OURS | {"Cookie": cookie}) as one:
+            pins = [f"{i:04d}" for i in range(first, 1000, 8)]
+            return [one.post("/api/form/unlock", json={"pin": pin}).status_code for pin in pins]
 
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(guess, range(1000)))
+        answers = [answer for part in pool.map(guess, range(8)) for answer in part]
+    assert len(answers) == 1000
     assert answers.count(403) < PIN_TRIES
     assert set(answers) <= {401, 403}
     assert code_of(phone.post("/api/form/unlock", json={"pin": "4711"})) == "signin", "the right one is too late"

@@ -91,7 +91,7 @@ def test_what_is_made_while_the_broker_is_down_is_stored_later(
 ) -> None:
     own_broker.stop()
     with (
-        running(tmp_path, own_broker.port, fleet) as device,
+        running(tmp_path, own_broker.port, fleet, receipt_s=1.0) as device,
         Receiver(own_broker.port, tmp_path / "received.db", fleet) as receiver,
     ):
         device.outbox.put([an_event(), an_annotation()])

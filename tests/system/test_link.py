@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -185,14 +186,17 @@ def test_a_broker_that_refuses_is_not_hammered(
     own_broker: Broker, own_receiver: Receiver, make_gateway: MakeGateway, scale: Scale, measured: Measured
 ) -> None:
     """Each refusal for a while, in an agent of its own: whoever is not authorised need not ask again soon."""
-    during = scale.times(15, 120)
-    with Proxy(own_broker.port) as door:
-        for reason, most in ((proxy.NOT_AUTHORIZED, 1), (proxy.BANNED, 1), (proxy.BUSY, during)):
-            gateway = make_gateway(door.port, speed=20)
-            door.refuse, door.connects = reason, []
+    during = scale.times(12, 120)
+    refusals = ((proxy.NOT_AUTHORIZED, 1), (proxy.BANNED, 1), (proxy.BUSY, during))
+    with ExitStack() as stack:
+        doors = [stack.enter_context(Proxy(own_broker.port, refuse=reason)) for reason, _ in refusals]
+        gateways = [make_gateway(door.port, speed=20) for door in doors]
+        for gateway in gateways:
             gateway.start()
-            eventually(lambda: door.connects, timeout=30)
-            time.sleep(during)
+        for door in doors:
+            eventually(lambda: door.connects, timeout=60)  # noqa: B023
+        time.sleep(during)
+        for (reason, most), door, gateway in zip(refusals, doors, gateways, strict=True):
             connects = len(door.connects)
             measured(
                 "C8",
@@ -202,6 +206,6 @@ def test_a_broker_that_refuses_is_not_hammered(
             )
             assert connects <= most
             gateway.stop()
-        door.refuse = None
-        gateway.start()
-        settled(own_receiver, gateway)
+        doors[-1].refuse = None
+        gateways[-1].start()
+        settled(own_receiver, gateways[-1])
