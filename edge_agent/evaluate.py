@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from edge_agent.config import Asset, Config
 from edge_agent.detect import Pipeline
 from edge_agent.errors import BadConfig
+from edge_agent.sensors.base import Block
 from edge_agent.sensors.csv import CsvReplay
+from edge_agent.sensors.resampled import joiner
 from models.bundle.files import Bundle
 from models.features.extract import Extractor
 from models.recordings import Recording
@@ -94,36 +96,54 @@ def evaluate(config: Config, bundle: Bundle) -> dict[str, Any]:
 
 
 def _one(asset: Asset, recording: Recording, scorer: Scorer, normal_rows: int | None) -> Counts:
-    spec = asset.window or scorer.manifest.window or default_window(recording.rate_hz)
+    rate_hz = asset.resample.rate_hz if asset.resample else recording.rate_hz
+    spec = asset.window or scorer.manifest.window or default_window(rate_hz)
     pipeline = Pipeline(asset, recording.signals, spec, folder=None)
     judge = pipeline.judge(scorer)
     windower, extract = Windower(spec, len(recording.signals)), Extractor(recording.signals, spec.rate_hz)
     decisions = np.full(recording.times.size, -1, np.int8)
     decided = 0  # samples up to here have their decision
-    for window in windower.feed(recording.times, recording.values):
+    times, values, rows = _on_its_grid(asset, recording)
+    for window in windower.feed(times, values):
         vector = extract(window.values)
+        last = int(rows[window.last])
         if not np.isfinite(vector).all():
-            decided = window.last + 1
+            decided = last + 1
             continue
-        known_normal = normal_rows is not None and window.last < normal_rows
+        known_normal = normal_rows is not None and last < normal_rows
         if judge.learning and known_normal:
             judge.gather(vector)
-            decided = window.last + 1
+            decided = last + 1
             continue
         if judge.learning:
             if normal_rows is None:
                 judge.learn(vector)
-                decided = window.last + 1
+                decided = last + 1
                 continue
             judge.finish_learning()
         over = judge.see(vector).over
         if not known_normal:
-            decisions[decided : window.last + 1] = over
-        decided = window.last + 1
+            decisions[decided : last + 1] = over
+        decided = last + 1
     if normal_rows is not None:
         decisions[:normal_rows] = -1
     assert recording.label is not None
     return _count(decisions, recording.label, recording.times)
+
+
+def _on_its_grid(
+    asset: Asset, recording: Recording
+) -> tuple[NDArray[np.float64], NDArray[np.float32], NDArray[np.intp]]:
+    """What the windows are cut from: times, values, and of each instant the last row of the recording up to it."""
+    if asset.resample is None:
+        return recording.times, recording.values, np.arange(recording.times.size)
+    join = joiner(recording.signals, recording.rate_hz, asset.resample)
+    join.add_block(Block(recording.times, recording.values))
+    blocks = list(join.cut())
+    times = np.concatenate([np.empty(0), *(block.times for block in blocks)])
+    values = np.concatenate([recording.values[:, :0], *(block.values for block in blocks)], axis=1)
+    reached = np.maximum.accumulate(np.where(np.isfinite(recording.times), recording.times, -np.inf))
+    return times, values, np.searchsorted(reached, times, "right") - 1
 
 
 def _count(decisions: NDArray[np.int8], label: NDArray[np.int8], times: NDArray[np.float64]) -> Counts:

@@ -9,6 +9,7 @@ from edge_agent.sensors.base import Source as Source
 from edge_agent.sensors.base import SourceSettings as SourceSettings
 from edge_agent.sensors.channel import Resample
 from edge_agent.sensors.csv import CsvSource
+from edge_agent.sensors.lines import LinesSource
 from edge_agent.sensors.modbus import ModbusSource
 from edge_agent.sensors.mqtt import MqttSource
 from edge_agent.sensors.opcua import OpcUaSource
@@ -21,6 +22,7 @@ class Tables(Settings):
     """The table of each source, by its name. Third-party packages load when a source is opened, not before."""
 
     csv: CsvSource | None = None
+    lines: LinesSource | None = None
     mqtt: MqttSource | None = None
     sparkplug: SparkplugSource | None = None
     modbus: ModbusSource | None = None

@@ -126,13 +126,15 @@ class LiveSource(ABC):
         self.dropped = self.unreadable = 0
         self.counts: Counter[str] = Counter()
         self.connected = False
+        self.over = False  # set by `session`: nothing more is to come
+        self.backoff = Backoff()
         self._queue: queue.Queue[Any] = queue.Queue(QUEUE)
         self._stopping = threading.Event()
         self._died: BaseException | None = None
 
     @abstractmethod
     def session(self) -> None:
-        """Connect, call `up`, and `put` what comes, until the line is lost or `stopping`. On the line's thread.
+        """Connect, call `up`, and `put` what comes, until the line is lost, `over` or `stopping`. On the line's thread.
 
         Raises:
             LineLost, OSError: it is tried again.
@@ -142,6 +144,10 @@ class LiveSource(ABC):
     @abstractmethod
     def decode(self, item: Any) -> Iterator[Block]:
         """Blocks of an item. Raises ValueError, KeyError, TypeError or OverflowError: it is unreadable, and counted."""
+
+    def size(self, item: Any) -> int:
+        """How many are lost with an item that has to give way."""
+        return 1
 
     def idle(self) -> Iterator[Block]:
         """What time itself completes. Called at least every IDLE_S."""
@@ -172,10 +178,17 @@ class LiveSource(ABC):
                 return
             except queue.Full:
                 try:
-                    if self._queue.get_nowait() is not _CUT:
-                        self.dropped += 1
+                    if (oldest := self._queue.get_nowait()) is not _CUT:
+                        self.dropped += self.size(oldest)
                 except queue.Empty:
                     continue
+
+    def unread(self, exc: Exception) -> None:
+        """Something could not be read: counted, and the first of it told: a flood of them is no log."""
+        self.unreadable += 1
+        if self.unreadable == 1:
+            facts = {"asset": self.asset, "reason": f"{type(exc).__name__}: {exc}"[:200]}
+            log.warning("samples not readable", extra=facts)
 
     def blocks(self) -> Iterator[Block | None]:
         thread = threading.Thread(target=self._hold_the_line, name=f"line-{self.asset}", daemon=True)
@@ -187,6 +200,8 @@ class LiveSource(ABC):
                 except queue.Empty:
                     if self._died:
                         raise self._died from None
+                    if self.over and not thread.is_alive() and self._queue.empty():
+                        return
                     yield from self.idle()
                     yield None
                     continue
@@ -205,14 +220,10 @@ class LiveSource(ABC):
         try:
             yield from self.decode(item)
         except (ValueError, KeyError, TypeError, OverflowError) as exc:
-            self.unreadable += 1
-            if self.unreadable == 1:  # the others are counted: a flood of them is no log
-                facts = {"asset": self.asset, "reason": f"{type(exc).__name__}: {exc}"[:200]}
-                log.warning("samples not readable", extra=facts)
+            self.unread(exc)
             yield None
 
     def _hold_the_line(self) -> None:
-        backoff = Backoff()
         told = False
         try:
             while not self.stopping:
@@ -222,7 +233,9 @@ class LiveSource(ABC):
                     self.session()
                 except (LineLost, OSError) as exc:
                     reason = str(exc) or type(exc).__name__
-                if self.stopping:
+                if self.over:
+                    self.put(_CUT)
+                if self.over or self.stopping:
                     return
                 lasted_s = time.monotonic() - began if self.connected else 0.0
                 if self.connected:
@@ -232,7 +245,7 @@ class LiveSource(ABC):
                 if not told:  # once an outage
                     told = True
                     log.warning("source away", extra={"asset": self.asset, "reason": reason[:300]})
-                self._stopping.wait(backoff.next_s(lasted_s))
+                self._stopping.wait(self.backoff.next_s(lasted_s))
         except BaseException as exc:  # the reader raises it: a part that dies ends the process
             self._died = exc
 

@@ -1,4 +1,4 @@
-"""Recorded files as a source: delimited text and NumPy archives, at any speed."""
+"""Recorded files as a source: delimited text, NumPy archives and Parquet, at any speed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,15 @@ from pydantic import Field
 from edge_agent.errors import SourceFailed
 from edge_agent.sensors.base import Block, SourceSettings
 from edge_agent.settings import Broker, FilePath
-from models.recordings import BadRecording, Recording, RecordingOptions, iter_csv_blocks, read_npz
+from models.recordings import (
+    PARQUET,
+    BadRecording,
+    Recording,
+    RecordingOptions,
+    iter_csv_blocks,
+    iter_parquet_blocks,
+    read_npz,
+)
 
 AT_A_TIME_S = 0.25  # how much recorded time is given at once when replaying at a speed
 
@@ -89,6 +97,9 @@ class CsvReplay:
                 with path.open("rb") as file:
                     parts: Iterator[Recording] = iter([read_npz(file, options)])
                     yield from self._same_signals(path, parts)
+            elif path.suffix in PARQUET:
+                with path.open("rb") as file:
+                    yield from self._same_signals(path, iter_parquet_blocks(file, options))
             else:
                 with path.open(encoding="utf-8", errors="strict", newline="") as text:
                     yield from self._same_signals(path, iter_csv_blocks(text, options))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from abc import abstractmethod
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
@@ -16,6 +17,19 @@ from edge_agent.sensors.base import IDLE_S, LineLost, LiveSource, SourceSettings
 from edge_agent.settings import Broker, FilePath
 
 log = logging.getLogger(__name__)
+
+
+class Message(NamedTuple):
+    """As it came."""
+
+    topic: str
+    payload: bytes
+    arrived: float  # epoch seconds, by our clock
+    retained: bool  # the broker has kept it: nobody knows how long
+
+
+def taken(message: mqtt.MQTTMessage) -> Message:
+    return Message(message.topic, bytes(message.payload), time.time(), message.retain)
 
 
 class PlantBroker(SourceSettings):
@@ -40,7 +54,7 @@ class PlantBroker(SourceSettings):
 
 
 class PlantLine(LiveSource):
-    """Subscriptions at a broker. Subclasses decode (topic, payload)."""
+    """Subscriptions at a broker. Subclasses decode a Message."""
 
     qos = 0  # samples: the next ones are better than the last ones again
 
@@ -93,7 +107,7 @@ class PlantLine(LiveSource):
                 self.greet(client)
 
         client.on_connect, client.on_subscribe = on_connect, on_subscribe
-        client.on_message = lambda _client, _data, m: self.put((m.topic, bytes(m.payload)))
+        client.on_message = lambda _client, _data, m: self.put(taken(m))
         self.prepare(client)
         client.connect(self._broker.host, self._broker.port, self._broker.keepalive_s)
         try:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edge_agent.sensors.base import Block, LiveSource, Source
 from edge_agent.sensors.channel import PERIODS, Channel, Report, Resample
+from models.contract.signals import Signal
 from models.grid import Grid
 from models.setback import SetBack
 
@@ -64,6 +65,11 @@ class Joiner:
             self._grid.pass_over(i, float(times.max(initial=-np.inf)))
         else:
             self._grid.add(i, times, values, quality)
+
+    def add_block(self, block: Block) -> None:
+        """Samples of all channels."""
+        for i, row in enumerate(block.values):
+            self.add(i, block.times, row.astype(np.float64), None if block.quality is None else block.quality[i])
 
     def heard(self, stamp: float) -> None:
         """Something with this time of its sender's has come just now."""
@@ -127,6 +133,16 @@ class JoinedSource(LiveSource):
         yield from self.joiner.cut()
 
 
+def joiner(signals: Sequence[Signal], rate_hz: float, settings: Resample, reports: Sequence[Report] = ()) -> Joiner:
+    """For signals that come together, at about that rate."""
+    reports = reports or [Report()] * len(signals)
+    channels = [
+        Channel(name=signal.name, report=report, method=settings.method)
+        for signal, report in zip(signals, reports, strict=True)
+    ]
+    return Joiner(channels, settings.rate_hz, settings.period_s or max(1 / rate_hz, 1 / settings.rate_hz))
+
+
 class Resampled:
     """A source of blocks, put onto a grid."""
 
@@ -134,13 +150,7 @@ class Resampled:
         self._source = source
         self.signals, self.rate_hz, self.ends = source.signals, settings.rate_hz, source.ends
         self.period_s = source.period_s
-        reports = reports or [Report()] * len(source.signals)
-        channels = [
-            Channel(name=s.name, report=report, method=settings.method)
-            for s, report in zip(source.signals, reports, strict=True)
-        ]
-        period_s = settings.period_s or max(1 / source.rate_hz, 1 / settings.rate_hz)
-        self._joiner = Joiner(channels, settings.rate_hz, period_s)
+        self._joiner = joiner(source.signals, source.rate_hz, settings, reports)
 
     @property
     def dropped(self) -> int:
@@ -169,10 +179,7 @@ class Resampled:
             if block.late:
                 yield block
                 continue
-            for i, row in enumerate(block.values):
-                self._joiner.add(
-                    i, block.times, row.astype(np.float64), None if block.quality is None else block.quality[i]
-                )
+            self._joiner.add_block(block)
             for joined in self._joiner.take():
                 yield joined._replace(begins=begins)
                 begins = None

@@ -33,7 +33,7 @@ from models.contract.features import vector_names
 from models.contract.labels import NORMAL
 from models.contract.signals import Signal, WindowSpec
 from models.features.extract import Extractor
-from models.recordings import BadRecording, Recording, RecordingOptions, read_csv, read_npz
+from models.recordings import PARQUET, BadRecording, Recording, RecordingOptions, read_csv, read_npz, read_parquet
 from models.windows import Windower, default_window
 
 UNKNOWN: Final = ""  # the class of a row of which nothing is known
@@ -169,6 +169,9 @@ def _read(path: Path, source: Source) -> tuple[Recording, Strings]:
         if path.suffix == ".npz":
             with path.open("rb") as file:
                 recording = read_npz(file, source.reading)
+        elif path.suffix in PARQUET:
+            with path.open("rb") as file:
+                recording = read_parquet(file, source.reading)
         else:
             labels = _text_labels(path, source.reading)
             options = source.reading.model_copy(update={"label": None}) if labels else source.reading

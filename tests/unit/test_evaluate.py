@@ -11,6 +11,7 @@ import pytest
 from edge_agent.config import Config
 from edge_agent.errors import BadConfig
 from edge_agent.evaluate import _count, evaluate, table
+from edge_agent.sensors.channel import Resample
 from models.bundle.files import Bundle
 from models.contract.signals import WindowSpec
 from tests.builders import a_bundle
@@ -87,3 +88,18 @@ def test_the_delay_is_from_the_start_of_each_stretch_to_its_first_flag() -> None
     counts = _count(said, label, np.arange(10.0) * 2)
     assert (counts.stretches, counts.delays_s) == (3, [4.0, 0.0])
     assert (counts.tp, counts.fp, counts.tn, counts.fn) == (2, 0, 3, 5)
+
+
+def test_on_a_grid_the_decisions_are_about_the_rows_of_the_recording(tmp_path: Path, bundle: Bundle) -> None:
+    """Five samples a second, some missing, onto 1 Hz: windows are those of the grid, points those of the file."""
+    times = np.delete(np.arange(0, 100, 0.2), np.arange(7, 480, 31))
+    labels = ((times > 52.99) & (times < 72)).astype(int)
+    rows = [f"{1_772_000_000 + t:.1f},{1.0 if label else 0.1},{label}" for t, label in zip(times, labels, strict=True)]
+    (tmp_path / "1.csv").write_text("\n".join(["time,vib,anomaly", *rows]))
+    config = a_config(tmp_path)
+    asset = config.asset[0].model_copy(update={"resample": Resample(rate_hz=1.0)})
+    (row,) = evaluate(config.model_copy(update={"asset": (asset,)}), bundle)["files"]
+    said = (times > 54) & (times <= 74)  # as without a grid, see above: the windows that end at 59, 64, 69 and 74
+    assert row["points"] + row["not_scored"] == times.size
+    assert row["recall"] == pytest.approx((said & (labels == 1)).sum() / labels.sum())
+    assert row["precision"] == pytest.approx((said & (labels == 1)).sum() / said.sum())

@@ -4,12 +4,22 @@ import io
 from datetime import UTC, datetime
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from models.recordings import BadRecording, RecordingOptions, iter_csv_blocks, read_csv, read_npz
+from models.recordings import (
+    BadRecording,
+    RecordingOptions,
+    iter_csv_blocks,
+    iter_parquet_blocks,
+    read_csv,
+    read_npz,
+    read_parquet,
+)
 
 T0 = datetime(2020, 3, 9, 10, 14, 33, tzinfo=UTC).timestamp()
 
@@ -173,3 +183,70 @@ def test_bad_archives() -> None:
     file.seek(0)
     with pytest.raises(BadRecording, match="a has 3, b has 4"):
         read_npz(file, RecordingOptions(rate_hz=1))
+
+
+def a_parquet(**columns: object) -> io.BytesIO:
+    file = io.BytesIO()
+    pq.write_table(pa.table({name.replace("__", " "): column for name, column in columns.items()}), file)
+    file.seek(0)
+    return file
+
+
+STAMPS = [datetime(2020, 3, 9, 10, 14, 33 + i, tzinfo=UTC) for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    "time",
+    [
+        pa.array(STAMPS, pa.timestamp("ms", "UTC")),
+        pa.array(STAMPS, pa.timestamp("ns", "UTC")),
+        pa.array([int(s.timestamp() * 1000) for s in STAMPS]),
+        pa.array([s.timestamp() for s in STAMPS]),
+        pa.array([s.isoformat() for s in STAMPS]),
+    ],
+    ids=["ms", "ns", "epoch ms", "epoch s", "ISO"],
+)
+def test_a_parquet_file_says_what_the_same_text_says(time: pa.Array) -> None:
+    found = read_parquet(
+        a_parquet(
+            when_time=time,
+            remark=["ok", None, "ok"],
+            **{"Pressure__[bar]": pa.array([0.5, None, 0.7], pa.float32()), "on": [True, False, True]},
+            anomaly=pa.array([0, 1, None], pa.int8()),
+        ),
+        RecordingOptions(label="anomaly"),
+    )
+    text = "time,remark,Pressure [bar],on,anomaly\n"
+    text += "2020-03-09 10:14:33,ok,0.5,1,0\n2020-03-09 10:14:34,,,0,1\n2020-03-09 10:14:35,ok,0.7,1,\n"
+    same = read_csv(io.StringIO(text), RecordingOptions(label="anomaly"))
+    assert found.signals == same.signals
+    assert found.rate_hz == same.rate_hz
+    np.testing.assert_array_equal(found.times, same.times)
+    np.testing.assert_array_equal(found.values, same.values)
+    assert found.label is not None
+    assert same.label is not None
+    assert found.label.tolist() == same.label.tolist()
+
+
+def test_a_parquet_file_is_read_in_pieces_and_without_a_time_at_its_rate() -> None:
+    parts = list(iter_parquet_blocks(a_parquet(x=np.arange(10.0)), RecordingOptions(rate_hz=2), block_rows=4))
+    assert [part.times.size for part in parts] == [4, 4, 2]
+    np.testing.assert_array_equal(np.concatenate([part.times for part in parts]), np.arange(10) / 2)
+    np.testing.assert_array_equal(np.concatenate([part.values[0] for part in parts]), np.arange(10))
+
+
+@pytest.mark.parametrize(
+    ("file", "options", "says"),
+    [
+        (io.BytesIO(b"no parquet"), {}, "not a Parquet file"),
+        (a_parquet(x=[1.0, 2.0]), {}, "rate_hz"),
+        (a_parquet(time=["noon", "later"], x=[1.0, 2.0]), {}, "no time"),
+        (a_parquet(x=["a", "b"]), {"rate_hz": 1}, "no column of numbers"),
+        (a_parquet(x=[1.0], y=["a"]), {"rate_hz": 1, "signals": ["y"]}, "'y' holds no numbers"),
+        (a_parquet(x=pa.array([], pa.float64())), {"rate_hz": 1}, "no rows"),
+    ],
+)
+def test_a_parquet_file_that_can_not_be_read_says_why(file: io.BytesIO, options: dict[str, object], says: str) -> None:
+    file.seek(0)
+    with pytest.raises(BadRecording, match=says):
+        read_parquet(file, RecordingOptions.model_validate(options))

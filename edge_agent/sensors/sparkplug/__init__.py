@@ -97,10 +97,10 @@ class SparkplugHost(JoinedSource, PlantLine):
         self.publish(topic, rebirth(time.time()))
 
     def decode(self, item: Any) -> Iterator[Block]:
-        _, _, kind, _, *device = item[0].split("/")
+        _, _, kind, _, *device = item.topic.split("/")
         if kind not in Kind.__members__:
             return  # a command
-        payload = read(item[1])
+        payload = read(item.payload)
         told = self._node.take(Kind(kind), device[0] if device else "", payload)
         for what, n in self._node.counts.items():
             self.counts[f"sparkplug_{what}"] = n

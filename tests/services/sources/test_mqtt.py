@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import time
 import uuid
 from collections.abc import Callable
 
+import pytest
+from pydantic import ValidationError
+
 from edge_agent.config import Broker as FleetBroker
 from edge_agent.sensors.base import QUEUE
-from edge_agent.sensors.channel import Channel
-from edge_agent.sensors.mqtt import MqttSource
+from edge_agent.sensors.mqtt import Mapped, MqttSource
 from simulators.embedded.broker import Broker
 from tests.faults.proxy import Proxy
 from tests.services.conftest import Client
@@ -20,7 +23,7 @@ T = 1_772_000_000.0
 
 
 def a_source(topic: str, port: int) -> Reading:
-    settings = MqttSource(topic=topic, rate_hz=4.0, signals=(Channel(name="a"), Channel(name="b")))
+    settings = MqttSource(topic=topic, rate_hz=4.0, signals=(Mapped(name="a"), Mapped(name="b")))
     return Reading(settings.open("pump1", FleetBroker(port=port)))
 
 
@@ -82,3 +85,78 @@ def test_a_flood_is_bounded_the_newest_is_kept_and_every_drop_is_counted(
         eventually(lambda: T + n - 1 in reading.times)
         assert len(reading.blocks) + reading.source.dropped == n
         assert len(reading.blocks) <= QUEUE + 2
+
+
+def test_a_plants_own_messages_by_paths_times_and_topics(broker: Broker, connect: Callable[..., Client]) -> None:
+    """Two signals in one message with its time, one alone on a topic that ends otherwise for each shift."""
+    root = f"plant/{uuid.uuid4().hex}"
+    settings = {
+        "topic": f"{root}/state",
+        "rate_hz": 1.0,
+        "time": "$.header.ts",
+        "signals": [
+            {"name": "temp", "unit": "degC", "value": "$.data[0].temp"},
+            {"name": "on", "value": '$["is.on"]', "valid_s": 100},
+            {"name": "load", "value": "$.v", "topic": f"{root}/load/+", "method": "mean", "valid_s": 100},
+        ],
+    }
+    client = connect(broker)
+    source = MqttSource.model_validate(settings).open("pump1", FleetBroker(port=broker.port))
+
+    def tell(topic: str, second: float, **more: object) -> None:
+        body = {"header": {"ts": round((T + second) * 1000), "by": "plc"}} | more
+        client.publish(f"{root}/{topic}", json.dumps(body).encode())
+
+    with Reading(source) as reading:
+        eventually(lambda: source.counts["connected"])
+        client.publish(f"{root}/state", b'{"data": 1}')
+        tell("state", 0, data=[{"temp": 20}], **{"is.on": True})
+        tell("load/early", 0.0, v=2)
+        tell("state", 1, data=[{"temp": "20.5"}])
+        tell("load/late", 0.6, v="4")
+        tell("load/late", 1.0, v=6)
+        tell("state", 2, data=[{"temp": "hot"}])
+        tell("load/late", 2.0, v=8)
+        tell("state", 3, data=[{"temp": 21}], **{"is.on": False})
+        tell("load/late", 3.0, v=8)
+        eventually(lambda: reading.row("temp")[-1:] == [21])
+    assert reading.times[:4] == [T, T + 1, T + 2, T + 3]
+    assert [str(v) for v in reading.row("temp")[:4]] == ["20.0", "20.5", "nan", "21.0"]
+    assert reading.quality("temp")[:4] == [0, 0, 2, 0]
+    assert reading.row("on")[:4] == [1, 1, 1, 0]
+    assert reading.row("load")[:4] == [2, 5, 8, 8], "the mean since the instant before"
+    assert (source.unreadable, source.counts["mqtt_no_number"]) == (1, 1)
+
+
+def test_without_a_time_it_is_when_the_message_came_and_what_was_retained_is_not_now(
+    broker: Broker, connect: Callable[..., Client]
+) -> None:
+    topic = f"plant/{uuid.uuid4().hex}/temp"
+    client = connect(broker)
+    client.publish(topic, b"99", retain=True)
+    settings = {"topic": topic, "rate_hz": 10, "wait_s": 0.1, "signals": [{"name": "temp", "value": "$", "valid_s": 9}]}
+    source = MqttSource.model_validate(settings).open("pump1", FleetBroker(port=broker.port))
+    with Reading(source) as reading:
+        eventually(lambda: source.counts["mqtt_retained"])
+        began = time.time()
+        client.publish(topic, b"20.5")
+        eventually(lambda: reading.times)
+    client.publish(topic, b"", retain=True)
+    assert set(reading.row("temp")) == {20.5}
+    assert began - 0.2 < reading.times[0] < time.time()
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"signals": [{"name": "a", "value": "$.a"}, {"name": "b"}]},
+        {"signals": [{"name": "a", "value": "a"}]},
+        {"signals": [{"name": "a", "topic": "x"}]},
+        {"time": "$.t"},
+    ],
+)
+def test_mappings_that_can_not_be_meant_are_refused(fields: dict[str, object]) -> None:
+    whole: dict[str, object] = {"topic": "t", "rate_hz": 1, "signals": [{"name": "a"}]}
+    MqttSource.model_validate(whole)
+    with pytest.raises(ValidationError):
+        MqttSource.model_validate(whole | fields)
