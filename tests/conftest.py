@@ -7,10 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from simulators.embedded.broker import Broker, Mosquitto, embedded_broker
 from simulators.embedded.postgres import EmbeddedPostgres
 from tests import support
+
+settings.register_profile("loaded machine", deadline=None)  # how long an example takes says nothing there
+settings.load_profile("loaded machine")
 
 pytest_plugins = ["tests.faults.figures", "tests.workers"]
 
