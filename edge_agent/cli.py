@@ -20,6 +20,7 @@ from edge_agent.operate import commands as operate_commands
 from edge_agent.rollout import commands as model_commands
 from models import logs
 from models.contract.labels import FaultKind, Severity, Verdict
+from models.form import machine_labels
 from models.form.invitation import add_invitation, invitation, invitation_text, people_text
 
 if TYPE_CHECKING:
@@ -157,6 +158,21 @@ def enrol(args: argparse.Namespace) -> int:
     return 0
 
 
+def labels(args: argparse.Namespace) -> int:
+    """Make a page of QR labels to print, one a machine: its name, and the link to its place in the form."""
+    config = settings.load(args.config)
+    machines = [machine_labels.Machine(each.id, each.kind, each.hall, each.code) for each in config.asset]
+    print(machine_labels.run(args, machines, args.url or _form_url(config)))
+    return 0
+
+
+def _form_url(config: settings.Config) -> str:
+    """By the name that phones use, where there is one; else where the page is now."""
+    if config.form.names:
+        return f"https://{config.form.names[0]}:{config.form.port}"
+    return _page(config.state_dir) or f"http://{config.form.host}:{config.form.port}"
+
+
 def certificate(args: argparse.Namespace) -> int:
     """Make or renew the certificate of the page, for the names in [form]; show what phones must compare."""
     from edge_agent import certificate as station
@@ -255,6 +271,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true")
     sub = command("enrol", enrol)
     add_invitation(sub)
+    machine_labels.add_arguments(command("labels", labels))
     sub = command("certificate", certificate)
     sub.add_argument("--new-authority", action="store_true", help="another one: every phone has to install it")
     sub.add_argument("--json", action="store_true")

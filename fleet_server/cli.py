@@ -32,7 +32,9 @@ ELSEWHERE: Final = {
     "suppressions": ("fleet_server.alarms.cli", "patterns that somebody called a false alarm"),
     "command": ("fleet_server.commands.cli", "tell a device to do something, and see what came of it"),
     "enrol": ("fleet_server.feedback.people_cli", "give a person a code for the form and the pages"),
+    "labels": ("fleet_server.feedback.machine_labels", "QR labels for machines, to print"),
     "people": ("fleet_server.feedback.people_cli", "who may use the form and the pages"),
+    "satisfaction": ("fleet_server.feedback.people_cli", "whether technicians find that answering is worth it"),
     "keys": ("fleet_server.release.commands", "keys for signing"),
 }
 

@@ -32,7 +32,8 @@ def overview(agent: Shown, journal: Journal, assets: dict[str, AssetHealth]) -> 
     switch = s["switch"]
     problem = f'<p class="bad" role="alert">Model: {escape(switch["problem"])}</p>' if switch["problem"] else ""
     return f"""<ul class="stations">{tiles}</ul>{problem}
-<h2>Machines</h2><div class="cards">{"".join(_card(name, a) for name, a in assets.items())}</div>
+<h2>Machines</h2><p class="soft"><a href="/labels">QR labels to print</a></p>
+<div class="cards">{"".join(_card(name, a) for name, a in assets.items())}</div>
 <h2>Alarms</h2>{_alarms(journal)}"""
 
 

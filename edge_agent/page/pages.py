@@ -17,6 +17,8 @@ from edge_agent.page.desk import Desk
 from edge_agent.page.overview import overview, says
 from models import form
 from models.contract.messages import AssetHealth
+from models.form import machine_labels, speech
+from models.form.machine_labels import Machine
 
 MAX_FORM = 64 * 1024  # bytes
 
@@ -53,7 +55,12 @@ def routes(desk: Desk) -> list[Route]:
             return HTMLResponse(form.form_page(subject, "/annotate", str(exc), fields), status_code=422)
         return HTMLResponse(form.saved_page(annotation, sent=False, back="/"))
 
-    shown = [Route("/", front), Route("/now", now)]
+    def labels(request: Request) -> Response:
+        machines = [Machine(name, each.kind, each.hall, each.code) for name, each in health().items()]
+        lang = speech.language(request.query_params.get("lang") or request.headers.get("accept-language"))
+        return HTMLResponse(machine_labels.page(machines, str(request.base_url), lang))
+
+    shown = [Route("/", front), Route("/now", now), Route("/labels", labels)]
     if desk.sign_in:  # a form without script can not say who fills it in
         return shown
     return [

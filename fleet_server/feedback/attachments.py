@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from fleet_server.errors import AttachmentRefused
-from fleet_server.store import attachments, decisions
+from fleet_server.store import attachments, counters, decisions
 from fleet_server.store.attachments import AttachmentRow
 from fleet_server.store.pool import Connection
 from models.contract.people import AttachmentPiece
@@ -16,6 +16,8 @@ from models.form.media import BadMedia, inspect
 
 ROOM: Final = 64 * 2**20  # bytes of unfinished attachments that one sender may have here
 GIVEN_UP: Final = timedelta(days=7)  # pieces that nobody went on with
+UNNAMED: Final = timedelta(days=30)  # whole ones that no annotation names: a photo goes up after its annotation
+DROPPED: Final = "attachments_dropped"  # the counter
 
 
 def state(conn: Connection, sha256: str, via: str) -> Upload | None:
@@ -71,7 +73,17 @@ def _finish(conn: Connection, piece: AttachmentPiece, via: str, at: datetime) ->
         raise AttachmentRefused(exc.code, str(exc), nothing) from exc
     attachments.insert(conn, AttachmentRow(piece.sha256, piece.media_type, piece.size, via, at), content)
     attachments.drop_pieces(conn, piece.sha256)
+    _drop_unnamed(conn, at)
     return nothing.model_copy(update={"offset": piece.size, "state": "stored"})
+
+
+def _drop_unnamed(conn: Connection, at: datetime) -> None:
+    dropped = attachments.drop_unnamed(conn, at - UNNAMED)
+    if dropped:
+        counters.add(conn, {DROPPED: len(dropped)})
+        reason = f"no annotation named it within {UNNAMED.days} days"
+        for sha256 in dropped:
+            decisions.record(conn, "attachment", sha256, "dropped", reason, {})
 
 
 def _complete_to(there: list[tuple[int, int]]) -> int:

@@ -9,9 +9,9 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 
 from fleet_server.errors import Refused
 from fleet_server.feedback.consensus import Consensus, decide
-from fleet_server.feedback.validation import Facts, Status, judge
+from fleet_server.feedback.validation import NOT_MEASURED, Facts, Status, judge
 from fleet_server.store import annotations as spoken
-from fleet_server.store import decisions, devices, events, labels
+from fleet_server.store import decisions, devices, events, labels, telemetry
 from fleet_server.store.annotations import AnnotationRow
 from fleet_server.store.labels import LabelRow
 from fleet_server.store.pool import Connection
@@ -47,9 +47,14 @@ def reconsider(conn: Connection, subject_id: UUID, at: datetime) -> None:
     if not rows:
         return
     event = events.get(conn, subject_id)
-    facts = Facts(event.asset_id if event else None, devices.asset_exists(conn, rows[0].asset_id))
-    if rows[0].event_id is None:  # a free stretch of time: its subject is itself, but people say things twice there too
-        first = rows[0]
+    first = rows[0]
+    facts = Facts(
+        event.asset_id if event else None,
+        devices.asset_exists(conn, first.asset_id),
+        # An alarm is proof enough of a machine that ran.
+        first.event_id is not None or telemetry.was_measured(conn, first.asset_id, first.start_at, first.end_at),
+    )
+    if first.event_id is None:  # a free stretch of time: its subject is itself, but people say things twice there too
         rows = spoken.same_stretch(conn, first.asset_id, first.annotator, first.start_at, first.end_at)
     outcomes = judge(rows, facts)
     for row in rows:
@@ -65,6 +70,14 @@ def reconsider(conn: Connection, subject_id: UUID, at: datetime) -> None:
     else:
         for row in rows:
             _label(conn, row.annotation_id, [row], [each for each in valid if each is row], None, at)
+
+
+def measured_since(conn: Connection, at: datetime) -> int:
+    """Judge again what was held because nothing was measured, where windows have come late; how many."""
+    late = spoken.held_but_measured(conn, NOT_MEASURED)
+    for subject_id in late:
+        reconsider(conn, subject_id, at)
+    return len(late)
 
 
 def _label(

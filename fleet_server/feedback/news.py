@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from fleet_server.commands import send
-from fleet_server.feedback import questions
+from fleet_server.feedback import intake, questions
 from fleet_server.loop import Loop
 from fleet_server.store import commands, devices, outcomes
 from fleet_server.store.devices import DeviceRow
@@ -24,7 +24,8 @@ REFUSED_FOR: Final = timedelta(days=1)  # an older agent does not know this comm
 
 
 class NewsLoop(Loop):
-    """Every few seconds: devices whose news have changed are told."""
+    """Every few seconds: what was held for want of windows is looked at again; devices whose news have changed are
+    told."""
 
     def __init__(self, pool: Pool, every_s: float = EVERY_S) -> None:
         super().__init__("news", every_s)
@@ -33,6 +34,8 @@ class NewsLoop(Loop):
     def turn(self) -> int:
         """One turn; how many devices were told. Raises what the database raises."""
         now, told = datetime.now(UTC), 0
+        with self._pool.connection() as conn:
+            intake.measured_since(conn, now)
         with self._pool.connection() as conn:
             rows = [row for row in devices.listing(conn) if row.heartbeat and now - row.last_seen < SEEN]
         for row in rows:

@@ -1,4 +1,4 @@
-"""`fleet-server enrol` and `people`: who may use the form and the pages."""
+"""`fleet-server enrol` and `people`: who may use the form and the pages; `satisfaction`: what they think of it."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from fleet_server import config as settings
 from fleet_server.config import Config
 from fleet_server.errors import Refused
 from fleet_server.feedback.people import invite
-from fleet_server.store import people
+from fleet_server.store import feedback, people
 from fleet_server.store.pool import Connection, connect
 from models.form.invitation import add_invitation, invitation, invitation_text, people_text
 
 
 def add_commands(commands: Any) -> None:
-    """Add both to the program's parser."""
+    """Add them to the program's parser."""
     add_invitation(_leaf(commands, "enrol", _enrol))
     parser = _leaf(commands, "people", _people)
     parser.add_argument("--revoke", metavar="PERSON", help="the pseudonym: p-...")
     parser.add_argument("--json", action="store_true")
+    _leaf(commands, "satisfaction", _satisfaction).add_argument("--json", action="store_true")
 
 
 def _leaf(commands: Any, name: str, leaf: Callable[[argparse.Namespace, Config, Connection], str]) -> Any:
@@ -56,3 +57,15 @@ def _people(args: argparse.Namespace, config: Config, conn: Connection) -> str:
     names = ("person", "name", "role", "sessions")
     rows = [dict(zip(names, row, strict=True)) for row in people.listing(conn)]
     return json.dumps(rows) if args.json else people_text(rows)
+
+
+def _satisfaction(args: argparse.Namespace, config: Config, conn: Connection) -> str:
+    """Show by month and site whether technicians find that their answers change something: 1 (no) to 5 (yes)."""
+    rows = feedback.satisfaction(conn, by_site=True)
+    if args.json:
+        return json.dumps(rows)
+    lines = [
+        f"{row['month']}  {row['site'] or '-':16} {row['answered']:>4} of {row['asked']:<4} mean {row['mean'] or '-'}"
+        for row in rows
+    ]
+    return "\n".join(lines) or "nobody was asked yet"

@@ -1,13 +1,14 @@
 """Rules for annotations. Everything is kept; the rules say what may vote.
 
 Rejected, for good: it contradicts itself (1-4), or the same person has said it already (5) or said something else since
-(6). Held, until more is known: it is about something unknown, or from the future (7-10).
+(6). Held, until more is known: it is about something unknown, from the future, or the sensors speak against it (7-11).
 
 1. It ends before it starts.                       6. Changed their mind: a later vote, or one that names this one.
 2. A fault without its kind.                       7. No such event here (yet).
 3. A kind of fault without a fault.                8. The event is another machine's.
 4. A stretch longer than MAX_STRETCH.              9. No such asset here (yet).
 5. Said already: same person, same verdict.       10. It speaks of a time that had not come when it was received.
+11. A fault on a machine that was not measured then, though it was before and after: it was off, or is another one.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from models.contract.labels import Verdict
 
 MAX_STRETCH: Final = timedelta(days=31)
 AHEAD: Final = timedelta(minutes=5)  # so far may an honest clock be off
+NOT_MEASURED: Final = "the machine was off then: no window was measured"
 
 
 class Status(enum.StrEnum):
@@ -42,10 +44,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of the subject. `event_asset`: whose event it is, None: no such event."""
+    """What is known of the subject. `event_asset`: whose event it is, None: no such event; `measured`: False where
+    there are windows before and after the stretch, and none in it."""
 
     event_asset: str | None
     asset_known: bool
+    measured: bool = True
 
 
 def check(said: AnnotationRow, facts: Facts) -> Outcome:
@@ -64,6 +68,8 @@ def check(said: AnnotationRow, facts: Facts) -> Outcome:
     if latest > said.received_at + AHEAD:
         ahead_s = (latest - said.received_at).total_seconds()
         return Outcome(Status.HELD, f"speaks of a time {ahead_s:.0f} s after it was received")
+    if said.verdict == Verdict.FAULT and not facts.measured:
+        return Outcome(Status.HELD, NOT_MEASURED)
     return Outcome(Status.ACCEPTED)
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
-from psycopg import Connection
+from psycopg import Connection, sql
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
@@ -38,6 +38,23 @@ class AnnotationRow:
     reason: str
     superseded_by: UUID | None = None  # a later one by the same person, which names this one
     learn: bool = True  # False: "do not learn from this": kept and counted, it has no vote in a label
+    clock_off_s: float | None = None  # the phone's clock minus the host's that took it; None: it was not said
+
+
+_ROWS: Final = sql.SQL(
+    """
+    SELECT annotation_id, trace_id, event_id, asset_id, start_at, end_at, verdict, fault, severity, note, annotator,
+           provenance, via, written_at, received_at, digest, status, reason,
+           (SELECT n.annotation_id FROM annotation n
+            WHERE n.body ->> 'supersedes' = a.annotation_id::text AND n.annotator = a.annotator
+            ORDER BY n.annotation_id LIMIT 1) AS superseded_by,
+           coalesce((body ->> 'learn')::boolean, true) AS learn,
+           round(extract(epoch FROM (body ->> 'sent_at')::timestamptz
+                                    - coalesce((body ->> 'taken_at')::timestamptz, received_at)), 1)::float
+               AS clock_off_s
+    FROM annotation a
+    """
+)
 
 
 def lock_subject(conn: Connection[Any], subject_id: UUID) -> None:
@@ -82,15 +99,7 @@ def get(conn: Connection[Any], annotation_id: UUID) -> AnnotationRow | None:
     return (
         conn.cursor(row_factory=class_row(AnnotationRow))
         .execute(
-            """
-            SELECT annotation_id, trace_id, event_id, asset_id, start_at, end_at, verdict, fault, severity, note,
-                   annotator, provenance, via, written_at, received_at, digest, status, reason,
-                   (SELECT n.annotation_id FROM annotation n
-                    WHERE n.body ->> 'supersedes' = a.annotation_id::text AND n.annotator = a.annotator
-                    ORDER BY n.annotation_id LIMIT 1) AS superseded_by,
-                   coalesce((body ->> 'learn')::boolean, true) AS learn
-            FROM annotation a WHERE annotation_id = %s
-            """,
+            _ROWS + sql.SQL("WHERE annotation_id = %s"),
             (annotation_id,),
         )
         .fetchone()
@@ -102,16 +111,13 @@ def of_subject(conn: Connection[Any], subject_id: UUID) -> list[AnnotationRow]:
     return (
         conn.cursor(row_factory=class_row(AnnotationRow))
         .execute(
-            """
-            SELECT annotation_id, trace_id, event_id, asset_id, start_at, end_at, verdict, fault, severity, note,
-                   annotator, provenance, via, written_at, received_at, digest, status, reason,
-                   (SELECT n.annotation_id FROM annotation n
-                    WHERE n.body ->> 'supersedes' = a.annotation_id::text AND n.annotator = a.annotator
-                    ORDER BY n.annotation_id LIMIT 1) AS superseded_by,
-                   coalesce((body ->> 'learn')::boolean, true) AS learn
-            FROM annotation a WHERE event_id = %(subject)s OR (annotation_id = %(subject)s AND event_id IS NULL)
-            ORDER BY written_at, received_at, annotation_id
-            """,
+            _ROWS
+            + sql.SQL(
+                """
+                WHERE event_id = %(subject)s OR (annotation_id = %(subject)s AND event_id IS NULL)
+                ORDER BY written_at, received_at, annotation_id
+                """
+            ),
             {"subject": subject_id},
         )
         .fetchall()
@@ -125,17 +131,13 @@ def same_stretch(
     return (
         conn.cursor(row_factory=class_row(AnnotationRow))
         .execute(
-            """
-            SELECT annotation_id, trace_id, event_id, asset_id, start_at, end_at, verdict, fault, severity, note,
-                   annotator, provenance, via, written_at, received_at, digest, status, reason,
-                   (SELECT n.annotation_id FROM annotation n
-                    WHERE n.body ->> 'supersedes' = a.annotation_id::text AND n.annotator = a.annotator
-                    ORDER BY n.annotation_id LIMIT 1) AS superseded_by,
-                   coalesce((body ->> 'learn')::boolean, true) AS learn
-            FROM annotation a
-            WHERE event_id IS NULL AND asset_id = %s AND annotator = %s AND start_at = %s AND end_at = %s
-            ORDER BY written_at, received_at, annotation_id
-            """,
+            _ROWS
+            + sql.SQL(
+                """
+                WHERE event_id IS NULL AND asset_id = %s AND annotator = %s AND start_at = %s AND end_at = %s
+                ORDER BY written_at, received_at, annotation_id
+                """
+            ),
             (asset_id, annotator, start, end),
         )
         .fetchall()
@@ -156,20 +158,28 @@ def waiting_for_asset(conn: Connection[Any], asset_id: str) -> list[UUID]:
     ]
 
 
+def held_but_measured(conn: Connection[Any], reason: str) -> list[UUID]:
+    """Subjects that were held for this reason, of which windows have come since."""
+    return [
+        row[0]
+        for row in conn.execute(
+            """
+            SELECT DISTINCT coalesce(event_id, annotation_id) FROM annotation a
+            WHERE status = 'held' AND reason = %s
+              AND EXISTS (SELECT FROM prediction p WHERE p.asset_id = a.asset_id AND p.window_end > a.start_at
+                          AND p.window_start < a.end_at)
+            """,
+            (reason,),
+        ).fetchall()
+    ]
+
+
 def listing(conn: Connection[Any], limit: int = 100) -> list[AnnotationRow]:
     """The newest first, as they were received."""
     return (
         conn.cursor(row_factory=class_row(AnnotationRow))
         .execute(
-            """
-            SELECT annotation_id, trace_id, event_id, asset_id, start_at, end_at, verdict, fault, severity, note,
-                   annotator, provenance, via, written_at, received_at, digest, status, reason,
-                   (SELECT n.annotation_id FROM annotation n
-                    WHERE n.body ->> 'supersedes' = a.annotation_id::text AND n.annotator = a.annotator
-                    ORDER BY n.annotation_id LIMIT 1) AS superseded_by,
-                   coalesce((body ->> 'learn')::boolean, true) AS learn
-            FROM annotation a ORDER BY received_at DESC, annotation_id LIMIT %s
-            """,
+            _ROWS + sql.SQL("ORDER BY received_at DESC, annotation_id LIMIT %s"),
             (limit,),
         )
         .fetchall()

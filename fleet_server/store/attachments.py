@@ -130,3 +130,20 @@ def drop_old_pieces(conn: Connection[Any], before: datetime) -> int:
         """,
         (before,),
     ).rowcount
+
+
+def drop_unnamed(conn: Connection[Any], before: datetime) -> list[str]:
+    """Of whole ones that came before then and that no annotation names; their hashes."""
+    return (
+        conn.cursor(row_factory=scalar_row)
+        .execute(
+            """
+            DELETE FROM attachment a WHERE received_at < %s AND NOT EXISTS (
+                SELECT FROM annotation, jsonb_array_elements(body -> 'attachments') AS named
+                WHERE named ->> 'sha256' = a.sha256)
+            RETURNING sha256
+            """,
+            (before,),
+        )
+        .fetchall()
+    )

@@ -20,6 +20,8 @@ def summary(conn: Connection[Any]) -> dict[str, Any]:
                 (SELECT count(*) FROM event WHERE cleared_at IS NULL) AS alarms_open,
                 (SELECT count(*) FROM sensor_fault) AS sensor_faults,
                 (SELECT count(*) FROM annotation) AS annotations,
+                (SELECT count(*) FROM attachment) AS attachments,
+                (SELECT coalesce(max(n), 0) FROM counter WHERE name = 'attachments_dropped') AS attachments_dropped,
                 (SELECT count(*) FROM quarantine) AS quarantined,
                 (SELECT coalesce(max(n), 0) FROM counter WHERE name = 'quarantine_rotated') AS quarantine_rotated,
                 (SELECT count(*) FROM sample WHERE reason = 'reference') AS reference_windows,

@@ -108,3 +108,19 @@ def sensor_faults(conn: Connection[Any], limit: int = 50) -> list[dict[str, Any]
         )
         .fetchall()
     )
+
+
+def was_measured(conn: Connection[Any], asset_id: str, start: datetime, end: datetime) -> bool:
+    """False: windows of this asset were scored before and after this stretch, and none in it."""
+    row = conn.execute(
+        """
+        SELECT EXISTS (SELECT FROM prediction WHERE asset_id = %(asset)s AND window_end > %(start)s
+                       AND window_start < %(end)s)
+            OR NOT EXISTS (SELECT FROM prediction WHERE asset_id = %(asset)s AND window_end <= %(start)s)
+            OR NOT EXISTS (SELECT FROM prediction WHERE asset_id = %(asset)s AND window_end > %(start)s
+                           AND window_start >= %(end)s)
+        """,
+        {"asset": asset_id, "start": start, "end": end},
+    ).fetchone()
+    assert row is not None
+    return bool(row[0])

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import secrets
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from fastapi import APIRouter, Depends, Header, HTTPException
+from fastapi import APIRouter, Depends, Header, HTTPException, Query
 from pydantic import AwareDatetime, BaseModel, Field
 
 from fleet_server.store import feedback as rows
@@ -62,9 +62,16 @@ def list_feedback(
 
 @router.get("/satisfaction")
 def show_satisfaction(pool: PoolOf) -> dict[str, Any]:
-    """By month, the oldest first."""
+    """By month, the oldest first; and the same by site."""
     with pool.connection() as conn:
-        return {"months": rows.satisfaction(conn)}
+        return {"months": rows.satisfaction(conn), "sites": rows.satisfaction(conn, by_site=True)}
+
+
+@router.get("/voices")
+def show_voices(pool: PoolOf, days: Annotated[int, Query(ge=1, le=400)] = 30) -> dict[str, Any]:
+    """What was said lately, site by site, and what became of it."""
+    with pool.connection() as conn:
+        return {"days": days, "sites": rows.voices(conn, datetime.now(UTC) - timedelta(days=days))}
 
 
 def _said(order: WorkOrder) -> list[Feedback]:

@@ -71,7 +71,8 @@ def _fresh(facts: Facts) -> str:
     more += [f"{totals['quarantined']:,} quarantined"] if totals["quarantined"] else []
     more += [f"{aside:,} dropped by full devices"] if aside else []
     said = f'<span class="soft">· {" · ".join(more)}</span>'
-    return f'<p>Data of {clock(facts.at)}</p><p>{verdict} {said}</p><p><a href="/trace">Trace an id</a></p>'
+    links = '<p><a href="/voices">What people say</a> · <a href="/trace">Trace an id</a></p>'
+    return f"<p>Data of {clock(facts.at)}</p><p>{verdict} {said}</p>{links}"
 
 
 def _loop(facts: Facts) -> str:
@@ -127,7 +128,9 @@ def _devices(facts: Facts) -> str:
         for row in facts.devices
     ]
     head = ("Device", "State", "Machines", "Runs", "Release", "Waiting#", "Last seen#")
-    return "<h2>Devices</h2>" + table(head, rows, "No device has spoken yet. They appear with their first message.")
+    labels = '<p class="soft"><a href="/labels">QR labels of all machines, to print</a></p>' if rows else ""
+    empty = "No device has spoken yet. They appear with their first message."
+    return "<h2>Devices</h2>" + table(head, rows, empty) + labels
 
 
 def _problem(row: DeviceRow) -> str:
@@ -143,7 +146,9 @@ def _alarms(facts: Facts) -> str:
             clock(row.raised_at),
             chip("open" if row.cleared_at is None else "cleared") + _life(row, facts.states[row.event_id], facts.at),
             f"{row.severity or '-'} {row.score:.2f}",
-            escape(f"{_fault(row.fault_class) or 'unusual'} (v{row.model_version}{', on trial' if row.trial else ''})"),
+            escape(
+                f"{fault_words(row.fault_class) or 'unusual'} (v{row.model_version}{', on trial' if row.trial else ''})"
+            ),
             _said(row),
             f'<a class="button quiet" href="/annotate/{row.event_id}">What was it?</a> '
             f'<a href="/trace/{row.event_id}">Trace</a>',
@@ -294,14 +299,14 @@ def _ago(now: datetime, then: datetime) -> str:
     return f"{seconds // 60} min ago" if seconds < 7200 else clock(then)
 
 
-def _fault(code: str | None) -> str | None:
+def fault_words(code: str | None) -> str | None:
     return FAULT_TEXT[FaultKind(code)] if code in list(FaultKind) else code
 
 
 def _said(row: EventRow) -> str:
     if row.label_verdict is None or row.label_status is None:
         return f'<span class="soft">{"nobody yet" if not row.annotations else f"{row.annotations}, not counted"}</span>'
-    text = _fault(row.label_fault) or row.label_verdict.replace("_", " ")
+    text = fault_words(row.label_fault) or row.label_verdict.replace("_", " ")
     return f"{chip(row.label_status)} {escape(text)}"
 
 

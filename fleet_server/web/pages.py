@@ -18,6 +18,7 @@ from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Resp
 
 from fleet_server.alarms.desk import states
 from fleet_server.errors import NotFound, Refused
+from fleet_server.feedback import machine_labels
 from fleet_server.store import bundles, decisions, devices, events, ledger, rollouts, runs, summary
 from fleet_server.store.pool import Pool
 from fleet_server.store.trace import Node, trace
@@ -27,6 +28,8 @@ from fleet_server.web.form_api import take
 from fleet_server.web.rollouts import view
 from models import form
 from models.contract.labels import FAULT_TEXT, FaultKind
+from models.form import machine_labels as sheet
+from models.form import speech
 
 router = APIRouter(include_in_schema=False, default_response_class=HTMLResponse)
 ASSETS: Final = ("/assets/fleet.css", "/assets/fleet.js")
@@ -96,6 +99,15 @@ def show_trace(text: str, pool: PoolOf) -> Response:
         return HTMLResponse(form.document("Trace", "Where it came from, what it led to", body, assets=ASSETS), 404)
     body = _search(text) + "".join(map(_chain, found))
     return HTMLResponse(form.document("Trace", "Where it came from, what it led to", body, assets=ASSETS))
+
+
+@router.get("/labels")
+def show_labels(pool: PoolOf, request: Request, lang: str = "") -> str:
+    """QR labels of all machines, to print; with links to this host by the name that it was asked by."""
+    with pool.connection() as conn:
+        machines = machine_labels.machines(conn)
+    spoken = speech.language(lang or request.headers.get("accept-language"))
+    return sheet.page(machines, str(request.base_url), spoken)
 
 
 @router.get("/favicon.ico")

@@ -25,6 +25,7 @@ from fleet_server.web import (
     records,
     releases,
     rollouts,
+    voices,
 )
 from fleet_server.web.deps import Site
 from fleet_server.web.guard import Guard
@@ -65,6 +66,7 @@ def build(site: Site) -> FastAPI:
         app.include_router(part.router, prefix="/api")
     app.include_router(records.health)
     app.include_router(pages.router)
+    app.include_router(voices.router)
     app.mount("/form", FormFiles())
     app.mount("/static", StaticFiles(directory=form.STATIC))
     app.mount("/assets", StaticFiles(directory=STATIC))

@@ -9,7 +9,7 @@ import enum
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, TypeVar
 
 from pydantic import Field
@@ -53,6 +53,7 @@ _NEEDS: Final[tuple[tuple[str, str, Need], ...]] = (
     (r"PUT", r"/api/form/pin", Need.SESSION),
     (r"GET", r"/api/form/history|/api/work-list|/api/annotations/[^/]+|/api/attachments/[^/]+", Need.UNLOCKED),
 )
+_PHONE_LASTS: Final = timedelta(days=400)  # as long as browsers keep any cookie
 _MEDIA_TYPES: Final = ("application/json", "application/octet-stream")  # no plain HTML form can send these
 _LOCAL: Final = re.compile(r"^(localhost|127(\.\d+){3}|\[::1\])(:\d+)?$", re.IGNORECASE)
 
@@ -167,7 +168,7 @@ def routes(sign_in: SignIn, host: str, now: Callable[[], datetime]) -> list[Rout
             lambda: sign_in.enrol(code, now(), address=address, old_token=old, phone=phone)
         )
         response = answer(who)
-        _set(response, names, cookies, request)
+        _set(response, names, cookies, request, sign_in.lasts)
         return response
 
     def me(request: Request) -> Response:
@@ -235,9 +236,16 @@ def _visitor(request: Request) -> Visitor:
     return found
 
 
-def _set(response: Response, names: Cookies, cookies: Cookies, request: Request) -> None:
+def _set(response: Response, names: Cookies, cookies: Cookies, request: Request, lasts: timedelta) -> None:
+    """`Secure` where the phone came by https, also to a proxy on this machine that says so."""
     secure = request.url.scheme == "https"
-    for name, value, days in ((names.session, cookies.session, 30), (names.phone, cookies.phone, 400)):
+    for name, value, age in ((names.session, cookies.session, lasts), (names.phone, cookies.phone, _PHONE_LASTS)):
         response.set_cookie(
-            name, value, max_age=days * 86400, path="/", secure=secure, httponly=True, samesite="strict"
+            name,
+            value,
+            max_age=int(age.total_seconds()),
+            path="/",
+            secure=secure,
+            httponly=True,
+            samesite="strict",
         )

@@ -115,7 +115,7 @@ class Cookies(NamedTuple):
 
 
 class SignIn:
-    """`lasts`: of a session. `hash_pin` and `check_pin` are slow on purpose."""
+    """`lasts`: a session, and with it its cookie. `hash_pin` and `check_pin` are slow on purpose."""
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class SignIn:
         hash_pin: Callable[[str], str],
         check_pin: Callable[[str, str], bool],
     ) -> None:
-        self._store, self._lasts = store, lasts
+        self._store, self.lasts = store, lasts
         self._hash_pin, self._check_pin = hash_pin, check_pin
 
     def enrol(self, code: str, now: datetime, *, address: str, old_token: str, phone: str) -> tuple[Person, Cookies]:
@@ -141,7 +141,7 @@ class SignIn:
             self._store.drop_session(hashed(old_token))
         cookies = Cookies(secrets.token_urlsafe(32), phone if len(phone) >= 32 else secrets.token_urlsafe(32))
         session = SessionRow(
-            hashed(cookies.session), hashed(cookies.phone), row.person, now, now + self._lasts, seen_at=now
+            hashed(cookies.session), hashed(cookies.phone), row.person, now, now + self.lasts, seen_at=now
         )
         self._store.add_session(session)
         return shown(row, session), cookies

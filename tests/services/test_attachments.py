@@ -23,6 +23,7 @@ from models.contract.base import Stream
 from models.contract.codec import wrap
 from simulators.embedded.broker import Broker
 from tests import media
+from tests.builders import an_annotation
 from tests.services.station import Station, now, query, value
 from tests.services.test_form_api import AGENT, AgentHost, Host, ServerHost, agent, host, server  # noqa: F401
 from tests.support import eventually
@@ -151,6 +152,21 @@ def test_a_download_is_never_shown_in_our_own_name(server: ServerHost) -> None: 
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Content-Security-Policy"] == "sandbox; default-src 'none'"
     assert server.http.get(f"/api/attachments/{'0' * 64}").status_code == 404
+
+
+def test_what_no_annotation_names_goes_after_a_month_and_is_counted(server: ServerHost) -> None:  # noqa: F811
+    named, lost, newest = (media.a_jpeg(scan=1000 * i) for i in (1, 2, 3))
+    photo = {"sha256": hash_of(named), "media_type": "image/jpeg", "size": len(named)}
+    assert server.say(an_annotation(attachments=[photo])).status_code == 201
+    upload(server, named)
+    upload(server, lost)
+    with connect(server.shop.dsn) as conn:
+        conn.execute("UPDATE attachment SET received_at = now() - interval '31 days'")
+    upload(server, newest)
+    kept = [server.http.get(f"/api/attachments/{hash_of(data)}").status_code for data in (named, lost, newest)]
+    assert kept == [200, 404, 200]
+    counts = server.http.get("/api/summary").json()
+    assert (counts["attachments"], counts["attachments_dropped"]) == (2, 1)
 
 
 def test_a_photo_taken_while_the_broker_is_away_is_stored_when_it_is_back(

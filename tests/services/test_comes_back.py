@@ -16,12 +16,13 @@ from edge_agent.uplink import Uplink
 from fleet_server.commands.loop import CommandLoop
 from fleet_server.feedback.news import NewsLoop, news
 from fleet_server.release import registry
-from fleet_server.store import bundles, devices
+from fleet_server.store import bundles, devices, feedback
 from fleet_server.store.pool import connect
 from models.bundle.signing import PublicKeys
 from models.contract.commands import FormNews
 from models.contract.messages import Annotation
 from models.contract.people import Question, Verdicted
+from models.form.sent import implicit
 from simulators.embedded.broker import Broker
 from tests import builders
 from tests.builders import an_annotation
@@ -180,6 +181,30 @@ def test_satisfaction_is_asked_once_a_month_and_shown_as_a_trend(host: Host) -> 
     if isinstance(host, ServerHost):
         (month,) = host.http.get("/api/satisfaction").json()["months"]
         assert (month["asked"], month["mean"], month["satisfied"]) == (1, 4.0, 1.0)
+
+
+def test_operators_read_satisfaction_by_site_what_is_doubtful_and_whose_clock_is_wrong(
+    server: ServerHost,  # noqa: F811
+) -> None:
+    event = an_alarm()
+    server.raise_alarm(event)
+    a_verdict(server, event, annotator="p-ada", sent_at=now() + timedelta(hours=3))
+    a_verdict(server, event, annotator="p-bo", fault="leak")
+    with connect(server.shop.dsn) as conn:
+        years_off = now() + timedelta(days=2000)
+        for person, value, via in (("p-ada", 2, "server"), ("p-cy", 5, "plant9.gw1")):
+            answer = implicit("satisfaction", uuid.uuid4(), person=person, value=value, made_at=years_off)
+            feedback.insert(conn, answer, via=via, received_at=now())
+    sites = server.http.get("/api/satisfaction").json()["sites"]
+    assert [(row["site"], row["mean"]) for row in sites] == [("plant1", 2.0), ("plant9", 5.0)]
+    assert {row["month"] for row in sites} == {f"{now():%Y-%m}"}
+    (site,) = server.http.get("/api/voices").json()["sites"]
+    assert (site["site"], site["said"], site["people"]) == ("plant1", 2, 2)
+    off = [each["clock_off_s"] for each in server.http.get("/api/annotations").json()["annotations"]]
+    assert max(each for each in off if each is not None) == pytest.approx(3 * 3600, abs=60)
+    page = server.http.get("/voices").text
+    assert "plant9" in page
+    assert "clock was 180 min ahead" in page
 
 
 def test_work_orders_are_kept_as_implicit_feedback_and_never_as_a_label(server: ServerHost) -> None:  # noqa: F811

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import numpy as np
 import pytest
 
 from fleet_server.errors import Refused
@@ -16,7 +17,7 @@ from fleet_server.store import annotations as spoken
 from fleet_server.store import labels
 from fleet_server.store.migrate import migrate
 from fleet_server.store.pool import connect
-from models.contract.messages import AlarmEvent, Annotation, Phase
+from models.contract.messages import AlarmEvent, Annotation, Column, Phase
 from tests import builders
 from tests.builders import NOW, an_annotation
 from tests.services.station import now, query, value
@@ -101,6 +102,32 @@ def test_an_annotation_may_be_here_before_its_event(dsn: str) -> None:
     found = label(dsn, event.event_id)
     assert found is not None
     assert found.status == "accepted"
+
+
+def test_a_fault_on_a_machine_that_was_off_is_held_until_windows_of_then_come_late(dsn: str) -> None:
+    def measured(minutes: float, seq: int) -> None:
+        """A window a second long, so long after NOW."""
+        at = int((NOW + timedelta(minutes=minutes)).timestamp() * 1e6)
+        one = Column.of("i8", np.array([at], "<i8").tobytes()), Column.of("i8", np.array([at + 10**6], "<i8").tobytes())
+        log = builders.some_scores(1).model_copy(update={"start_us": one[0], "end_us": one[1]})
+        with connect(dsn) as conn:
+            store(conn, [message(log, seq)], now())
+
+    def a_free_fault(begins: float, ends: float) -> Annotation:
+        start, end = NOW + timedelta(minutes=begins), NOW + timedelta(minutes=ends)
+        return an_annotation(verdict="fault", fault="bearing", start=start, end=end)
+
+    measured(-60, 1)
+    last, off = a_free_fault(-10, 5), a_free_fault(-40, -20)
+    say(dsn, last)
+    assert status(dsn, last)[0] == "accepted", "what is not here yet speaks against nothing"
+    measured(8, 2)
+    say(dsn, off)
+    assert status(dsn, off) == ("held", "the machine was off then: no window was measured")
+    measured(-30, 3)
+    with connect(dsn) as conn:
+        assert intake.measured_since(conn, now()) == 1
+    assert status(dsn, off) == ("accepted", "")
 
 
 def test_also_in_the_same_batch_and_on_a_machine_nobody_has_heard_of(dsn: str) -> None:

@@ -75,6 +75,10 @@ def test_no_page_has_an_accessibility_finding_or_a_target_that_a_glove_misses(
             assert phone.page.evaluate(SMALL_TARGETS, SMALLEST) == [], path
             width = phone.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
             assert width[0] <= width[1], f"{path} is wider than the phone"
+        phone.page.goto(server.url + "/labels")
+        assert axe.run(phone.page, options={"resultTypes": ["violations"]}).violations_count == 0
+        expect(phone.page.locator(".label")).to_have_count(6)
+        assert f"{server.url}/form/m/pump-12" in phone.page.locator("main").inner_text()
 
 
 def test_the_keyboard_alone_says_a_verdict(tmp_path: Path, server: ServerProcess) -> None:

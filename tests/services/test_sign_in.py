@@ -120,6 +120,17 @@ def mine(phone: httpx.Client, **changes: Any) -> Annotation:
     return an_annotation(**({"annotator": person, "made_at": now()} | changes))
 
 
+def test_cookies_end_with_the_session_and_over_https_travel_over_nothing_else(door: Door) -> None:
+    for scheme in ("https", "http"):  # as a proxy on this machine says it
+        _, code = door.invite("Ada")
+        proxied = {"X-Forwarded-Proto": scheme, "X-Forwarded-For": "192.0.2.7"}
+        answer = door.phone().post("/api/form/enrol", json={"code": code}, headers=proxied)
+        for cookie in answer.headers.get_list("set-cookie"):
+            assert {"HttpOnly", "SameSite=strict", "Path=/"} <= set(cookie.split("; "))
+            assert ("Secure" in cookie.split("; ")) == (scheme == "https")
+        assert f"Max-Age={30 * 86400}" in answer.headers["set-cookie"]
+
+
 def test_a_code_signs_one_phone_in_once_and_the_name_goes_nowhere(door: Door) -> None:
     event = an_alarm()
     door.host.raise_alarm(event)

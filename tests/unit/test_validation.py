@@ -127,3 +127,11 @@ def test_the_digest_is_of_the_words_and_not_of_the_sending() -> None:
     assert again.digest() == said.digest()
     for change in ({"note": "x"}, {"annotator": "Chidi"}, {"end": NOW}, {"asset": "pump2"}):
         assert said.model_copy(update=change).digest() != said.digest()
+
+
+def test_a_fault_on_a_machine_that_was_off_is_held_and_a_false_alarm_is_not() -> None:
+    off = Facts(event_asset=None, asset_known=True, measured=False)
+    fault = a_row(event_id=None, verdict="fault", fault="bearing")
+    assert check(fault, off).status is Status.HELD
+    assert "was off" in check(fault, off).reason
+    assert check(a_row(event_id=None), off).status is Status.ACCEPTED
