@@ -328,7 +328,7 @@ OPEN = {
         for method in ("GET", "HEAD")
         for path in ("/live", "/ready", "/favicon.ico", "/api/form/bootstrap")
     ),
-    *((method, "/metrics") for method in ("GET", "HEAD")),  # for programs on the device itself: test_metrics.py
+    *((method, "/metrics") for method in ("GET", "HEAD")),  # for programs on the device itself
     ("POST", "/api/form/enrol"),
 }
 
