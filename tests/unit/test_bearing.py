@@ -62,8 +62,7 @@ def test_a_bearing_turns_at_one_speed(speed: dict[str, object]) -> None:
         Bearing.model_validate(GEOMETRY | speed)
 
 
-@pytest.mark.parametrize("n", [2400, 2401, 4096])
-@pytest.mark.parametrize("fault", STRUCK)
+@pytest.mark.parametrize(("fault", "n"), [("outer_race", 2560), ("inner_race", 2401), ("ball", 2400)])
 def test_the_kernel_agrees_with_its_slow_twin(fault: str, n: int) -> None:
     samples = shocks(fault, seed=n)[:n]
     slow = naive.bearing([float(v) for v in samples], RATE, SHAFT, OF.model_dump())
