@@ -123,7 +123,7 @@ class Agent:
         )
         self._pick_up_alarms()
         server_keys = _keys(config.trust.server_keys, None)
-        self.commands = Commands(config.device, server_keys, self._outbox, self.health.counters)
+        self.commands = Commands(config.device, server_keys, self._outbox, self.health.counters, self.clock)
         self.commands.register(FormNews, self.journal.note_news)
         self.commands.register(TakeAction, self.alarms.take_action)
         self.commands.register(TakeVerdict, self.alarms.take_verdict)
@@ -182,7 +182,7 @@ class Agent:
     def desk(self) -> Desk:
         """What the pages need."""
         room = self.config.outbox.attachment_bytes
-        attachments = Attachments(self.config.state_dir / "attachments", self._outbox, room)
+        attachments = Attachments(self.config.state_dir / "attachments", self._outbox, room, self.clock)
         sign_in = None
         if self.config.form.sign_in == "enrolled":
             people = People(self.config.state_dir / "people.db")

@@ -11,11 +11,10 @@ import os
 import re
 import sqlite3
 import threading
-import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from edge_agent.clock import SYSTEM, Clock
 from edge_agent.errors import AttachmentRefused
 from edge_agent.outbox import Outbox
 from models.contract.base import Stream
@@ -36,9 +35,9 @@ CREATE TABLE IF NOT EXISTS attachment (
 class Attachments:
     """Of one device."""
 
-    def __init__(self, folder: Path, outbox: Outbox, room: int) -> None:
+    def __init__(self, folder: Path, outbox: Outbox, room: int, clock: Clock = SYSTEM) -> None:
         """`room`: bytes for what waits here, in parts or in the outbox."""
-        self._folder, self._outbox, self._room = folder, outbox, room
+        self._folder, self._outbox, self._room, self._clock = folder, outbox, room, clock
         self._lock = threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         self._db = sqlite3.connect(outbox.path, timeout=30, isolation_level=None, check_same_thread=False)
@@ -90,11 +89,12 @@ class Attachments:
         except BadMedia as exc:
             part.unlink()
             raise AttachmentRefused(exc.code, str(exc), nothing) from exc
-        trace, at = new_trace_id(), datetime.now(UTC)
+        trace, at, quality = new_trace_id(), self._clock.now(), self._clock.quality
         pieces = [
             AttachmentPiece.model_construct(
                 trace_id=trace,
                 made_at=at,
+                time_quality=quality,
                 sha256=whole.sha256,
                 media_type=whole.media_type,
                 size=whole.size,
@@ -125,7 +125,7 @@ class Attachments:
         """Parts that nobody went on with go; then there is room for all of this one, or it is not begun."""
         parts = 0
         for path in self._folder.glob("*.part"):
-            if time.time() - path.stat().st_mtime > GIVEN_UP_S and path != self._part(whole.sha256):
+            if self._clock.at_least() - path.stat().st_mtime > GIVEN_UP_S and path != self._part(whole.sha256):
                 path.unlink()
             elif path != self._part(whole.sha256):
                 parts += path.stat().st_size

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -53,7 +53,7 @@ def status(args: argparse.Namespace) -> int:
     from edge_agent.rollout.report import for_status
 
     config = settings.load(args.config)
-    memory, outbox = Memory(config.state_dir), Outbox(config.state_dir / "outbox.db", config.outbox, owner=False)
+    memory, outbox = Memory(config.state_dir), Outbox.beside(config.state_dir, config.outbox)
     shown = {
         "device": config.device,
         "agent": "running" if _runs(config.state_dir) else "stopped",
@@ -73,7 +73,7 @@ def outbox(args: argparse.Namespace) -> int:
     from edge_agent.outbox import Outbox
 
     config = settings.load(args.config)
-    counts = Outbox(config.state_dir / "outbox.db", config.outbox, owner=False).counts()
+    counts = Outbox.beside(config.state_dir, config.outbox).counts()
     rows: dict[str, dict[str, Any]] = {
         stream.value: {
             "produced": c.produced,
@@ -99,12 +99,13 @@ def annotate(args: argparse.Namespace) -> int:
 
     from edge_agent.alarms.desk import AlarmDesk
     from edge_agent.annotate import Journal
+    from edge_agent.clock import Clock
     from edge_agent.outbox import Outbox
     from models.contract.ids import new_trace_id
     from models.contract.messages import Annotation
 
     config = settings.load(args.config)
-    outbox = Outbox(config.state_dir / "outbox.db", config.outbox, owner=False)
+    outbox = Outbox.beside(config.state_dir, config.outbox)
     journal = Journal(outbox)
     episode = journal.episode(args.event) if args.event else None
     if args.event and episode is None:
@@ -114,11 +115,13 @@ def annotate(args: argparse.Namespace) -> int:
         raise AgentError("give --event, or --asset with what happened on it")
     if asset not in {a.id for a in config.asset}:
         raise AgentError(f"{asset} is not an asset of this device: {', '.join(a.id for a in config.asset)}")
-    now = datetime.now(UTC)
+    clock = Clock(config.state_dir)
+    now = clock.now()
     fields: dict[str, Any] = {
         "annotation_id": args.id or uuid4(),
         "trace_id": episode.event.trace_id if episode else new_trace_id(),
         "made_at": now,
+        "time_quality": clock.quality,
         "asset": asset,
         "event_id": args.event,
         "start": args.start or (episode.event.opened_at if episode else now - timedelta(minutes=10)),
@@ -133,7 +136,7 @@ def annotate(args: argparse.Namespace) -> int:
         annotation = Annotation.model_validate(fields)
     except ValidationError as exc:
         raise AgentError("; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())) from exc
-    taken = AlarmDesk(outbox, journal, config.alarms).annotate(annotation)
+    taken = AlarmDesk(outbox, journal, config.alarms, clock).annotate(annotation)
     if taken == "conflict":
         raise AgentError(f"annotation {annotation.annotation_id} was saved already, with other words")
     print(
@@ -146,13 +149,14 @@ def annotate(args: argparse.Namespace) -> int:
 
 def enrol(args: argparse.Namespace) -> int:
     """Give a person a code for the form: once, for a quarter of an hour. The same name is the same person."""
+    from edge_agent.clock import Clock
     from edge_agent.people import People
 
     config = settings.load(args.config)
     if config.form.sign_in != "enrolled":
         raise AgentError('nobody signs in here: set sign_in = "enrolled" in [form] first')
     people = People(config.state_dir / "people.db")
-    who, code = people.invite(args.name, args.role, datetime.now(UTC), args.person)
+    who, code = people.invite(args.name, args.role, Clock(config.state_dir).now(), args.person)
     url = args.url or _page(config.state_dir) or f"http://{config.form.host}:{config.form.port}"
     print(json.dumps(invitation(who, code, url)) if args.json else invitation_text(who, code, url))
     return 0
@@ -176,13 +180,13 @@ def _form_url(config: settings.Config) -> str:
 def certificate(args: argparse.Namespace) -> int:
     """Make or renew the certificate of the page, for the names in [form]; show what phones must compare."""
     from edge_agent import certificate as station
+    from edge_agent.clock import Clock
 
     config = settings.load(args.config)
     if not config.form.names:
         raise AgentError('no names: set names = ["gw7.plant.example"] in [form], as phones will call this device')
-    written = station.ensure(
-        config.state_dir, config.device, config.form.names, datetime.now(UTC), anew=args.new_authority
-    )
+    now = Clock(config.state_dir).now()
+    written = station.ensure(config.state_dir, config.device, config.form.names, now, anew=args.new_authority)
     until = f"{station.ends(config.state_dir):%Y-%m-%d}"
     shown = {
         "names": list(config.form.names),

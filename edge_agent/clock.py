@@ -88,6 +88,10 @@ class Clock:
         floor, at = self._base
         return floor + self.monotonic() - at
 
+    def past(self) -> datetime:
+        """The same as an instant: what has ended by then is over, whatever the wall says."""
+        return datetime.fromtimestamp(self.at_least(), UTC)
+
     @property
     def quality(self) -> TimeQuality:
         """What `now` is worth."""
@@ -130,7 +134,7 @@ class Clock:
             drift_ppm=statistics.median(self._rates) * 1e6,
             jumps_forward=self.counters["clock_jumps.forward"],
             jumps_back=self.counters["clock_jumps.back"],
-            floor=datetime.fromtimestamp(self.at_least(), UTC),
+            floor=self.past(),
         )
 
     def _read(self) -> tuple[float, float]:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import logging
 import sqlite3
-import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
+from edge_agent.clock import SYSTEM, Clock
 from edge_agent.errors import CommandRefused, OutboxFailed
 from edge_agent.outbox import Outbox
 from models.bundle.signing import NotTrusted, PublicKeys
@@ -43,9 +42,9 @@ class Commands:
         server: PublicKeys | None,
         outbox: Outbox,
         counters: Counter[str],
-        wall: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM,
     ) -> None:
-        self._device, self._server, self._outbox, self._counters, self._wall = device, server, outbox, counters, wall
+        self._device, self._server, self._outbox, self._counters, self._clock = device, server, outbox, counters, clock
         self._handlers: dict[type[CommandBody], Handler[Any]] = {}
         outbox.put([], within=lambda db: db.execute(_SCHEMA))
 
@@ -92,7 +91,8 @@ class Commands:
             )
         return CommandResult(
             trace_id=new_trace_id(),
-            made_at=datetime.now(UTC),
+            made_at=self._clock.now(),
+            time_quality=self._clock.quality,
             command_id=command.command_id,
             command=kind,
             outcome=Outcome(found[0]),
@@ -104,8 +104,8 @@ class Commands:
             body = read_body(command.body)
         except ValueError as exc:
             return Outcome.REFUSED, _plain(str(exc), 500)
-        # A device that has never heard of the time lives before the command was given: that is not past its deadline.
-        if self._wall() > command.deadline.timestamp():
+        # By the time that has surely passed: a clock that leapt ahead, or never heard of the time, ends nothing.
+        if self._clock.at_least() > command.deadline.timestamp():
             return Outcome.EXPIRED, f"it is past {command.deadline:%Y-%m-%d %H:%M:%S} here"
         (newest,) = db.execute(
             "SELECT max(sequence) FROM command WHERE latest = ? AND outcome = ?", (command.latest, Outcome.DONE)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
@@ -69,13 +69,15 @@ def _leaf(group: Any, name: str, leaf: Leaf) -> argparse.ArgumentParser:
     def run(args: argparse.Namespace) -> int:
         from edge_agent.alarms.desk import AlarmDesk
         from edge_agent.annotate import Journal
+        from edge_agent.clock import Clock
         from edge_agent.outbox import Outbox
 
         config = settings.load(args.config)
-        outbox = Outbox(config.state_dir / "outbox.db", config.outbox, owner=False)
+        outbox = Outbox.beside(config.state_dir, config.outbox)
         journal = Journal(outbox)
+        desk = AlarmDesk(outbox, journal, config.alarms, Clock(config.state_dir))
         try:
-            data, lines = leaf(args, config, journal, AlarmDesk(outbox, journal, config.alarms))
+            data, lines = leaf(args, config, journal, desk)
         except ValidationError as exc:
             raise AgentError("; ".join(str(error["msg"]) for error in exc.errors())) from exc
         print(json.dumps(data, default=str) if args.json else "\n".join(lines))
@@ -117,7 +119,7 @@ def _list(args: argparse.Namespace, config: Config, journal: Journal, desk: Alar
 
 def _act(args: argparse.Namespace, config: Config, journal: Journal, desk: AlarmDesk) -> Answer:
     """Do this about an alarm; the server hears of it."""
-    now = datetime.now(UTC)
+    now = desk.now()
     action = AlarmAction(
         trace_id=new_trace_id(),
         made_at=now,

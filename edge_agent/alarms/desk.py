@@ -75,6 +75,10 @@ class AlarmDesk:
         self._stopping = threading.Event()
         self.not_told_apart: set[UUID] = set()  # suppressions that the model that runs cannot tell from a fault
 
+    def now(self) -> datetime:
+        """By the device's clock."""
+        return self._clock.now()
+
     def serve(self, engine: Engine, assets: Iterable[tuple[str, Sequence[str], float]]) -> None:
         """Work on a detector. `assets`: id, signals' names, windows an hour."""
         for asset, signals, per_hour in assets:
@@ -271,14 +275,14 @@ class AlarmDesk:
         """Once a second: what others have written (the form, another process) works, what has lasted enough ends."""
         if self._engine is None:
             return
-        now, wall = self._clock.monotonic(), self._clock.now()
+        now = self._clock.monotonic()
         if now - self._shapes_at > SHAPES_S:
             self._shapes_at = now
-            self._store(wall)
+            self._store(self._clock.past())
         self._apply()
         self._report(now)
 
-    def _store(self, wall: datetime) -> None:
+    def _store(self, past: datetime) -> None:
         """Windows of open alarms and counts to the disk; end what is old."""
         assert self._engine
         shapes, counts = self._engine.shapes(), self._engine.suppressed()
@@ -291,7 +295,7 @@ class AlarmDesk:
                     "UPDATE suppression SET windows = windows + ?, last_at = ? WHERE suppression_id = ?",
                     (new, last, str(key)),
                 )
-            verdicts.age(db, wall, self._max_windows)
+            verdicts.age(db, past, self._max_windows)
             records.forget_old(db)
 
         self._outbox.put([], within=do)

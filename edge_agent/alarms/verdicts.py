@@ -175,7 +175,7 @@ def _row(*columns: Any) -> Row:
     *first, ended_by, windows, drivers, last_at, entries, n, vectors, told = columns
     said = Suppression.model_validate(
         dict(zip(keys, first, strict=True))
-        | {"trace_id": new_trace_id(), "made_at": datetime.now(UTC), "ended_by": ended_by, "windows": windows}
+        | {"trace_id": new_trace_id(), "made_at": first[5], "ended_by": ended_by, "windows": windows}
         | {"drivers": tuple(filter(None, drivers.split("\n")))}
     )
     return Row(said, last_at, tuple(entries.split("\n")), np.frombuffer(vectors, np.float32).reshape(n, -1), told)

@@ -136,7 +136,7 @@ def _model(case: _Case) -> Iterator[Finding]:
 def _outbox(case: _Case) -> Iterator[Finding]:
     if not (case.config.state_dir / "outbox.db").exists():
         return
-    with closing(Outbox(case.config.state_dir / "outbox.db", case.config.outbox, owner=False)) as outbox:
+    with closing(Outbox.beside(case.config.state_dir, case.config.outbox)) as outbox:
         counts = outbox.counts()
     for stream, count in counts.items():
         room = getattr(case.config.outbox, f"{stream.value}_bytes", None)
@@ -161,7 +161,7 @@ def _broker(case: _Case) -> Iterator[Finding]:
         with socket.create_connection((broker.host, broker.port), timeout=5) as plain:
             if context := broker.tls():
                 with context.wrap_socket(plain, server_hostname=broker.host) as secure:
-                    days = _days_left(str((secure.getpeercert() or {})["notAfter"]))
+                    days = _days_left(str((secure.getpeercert() or {})["notAfter"]), Clock(case.config.state_dir))
                     yield _lasts("broker", f"{where} answers; its certificate", days, "renew it on the broker")
             else:
                 yield Finding("broker", "ok", f"{where} answers")
@@ -187,7 +187,7 @@ def _certificates(case: _Case) -> Iterator[Finding]:
     broker = case.config.broker
     if broker and broker.certificate:
         certificate = x509.load_pem_x509_certificate(broker.certificate.read_bytes())
-        days = (certificate.not_valid_after_utc.timestamp() - time.time()) / DAY_S
+        days = (certificate.not_valid_after_utc.timestamp() - Clock(case.config.state_dir).time()) / DAY_S
         yield _lasts("certificate", "this device's certificate", days, "have a new one made")
 
 
@@ -231,5 +231,5 @@ def _lasts(part: str, what: str, days: float, do: str) -> Finding:
     )
 
 
-def _days_left(not_after: str) -> float:
-    return (ssl.cert_time_to_seconds(not_after) - time.time()) / DAY_S
+def _days_left(not_after: str, clock: Clock) -> float:
+    return (ssl.cert_time_to_seconds(not_after) - clock.time()) / DAY_S

@@ -38,7 +38,8 @@ class ClassRoom(NamedTuple):
 class Room:
     """The rules, on one connection. `limit` in bytes may be lowered while the disk is short."""
 
-    def __init__(self, db: sqlite3.Connection, path: Path, room: OutboxRoom, now: Callable[[], float]) -> None:
+    def __init__(self, db: sqlite3.Connection, path: Path, room: OutboxRoom, now: Callable[[], float] | None) -> None:
+        """`now`: by which rows grow old; None: here none do."""
         self._db, self._now = db, now
         self._wal = path.with_name(path.name + "-wal")
         # The log is written into the file long before it would take the ballast with it.
@@ -77,7 +78,7 @@ class Room:
         for stream in streams:
             if stream in self.classes:
                 self._class_room(stream)
-        if time.monotonic() - self.age_checked > AGE_CHECK_S:
+        if self._now and time.monotonic() - self.age_checked > AGE_CHECK_S:
             self.age_checked = time.monotonic()
             for stream, room in self.classes.items():
                 old = self._now() - room.hours * 3600

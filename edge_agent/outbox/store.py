@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from edge_agent import state
+from edge_agent.clock import Clock
 from edge_agent.config import OutboxRoom
 from edge_agent.errors import DiskTrouble, OutboxDamaged, OutboxFailed
 from edge_agent.outbox import file, identity
@@ -79,7 +80,7 @@ class Outbox:
         everyday = "FULL" if room.sync == "full" else "NORMAL"
         self._db, self._id = (file.open_owned if owner else file.open_shared)(path, everyday)
         self.epoch = self._id.epoch
-        self._room = Room(self._db, path, room, now)
+        self._room = Room(self._db, path, room, now if owner else None)
         self.disk = Disk(path, room.ballast_bytes, owner)
         self.changes = 0  # rises with each put here, for whoever wants to know whether it pays to look
         try:
@@ -87,6 +88,11 @@ class Outbox:
         except OutboxFailed:
             self._db.close()
             raise
+
+    @classmethod
+    def beside(cls, state_dir: Path, room: OutboxRoom) -> Outbox:
+        """The one in this folder, for another program than the agent. Raises as the constructor."""
+        return cls(state_dir / "outbox.db", room, Clock(state_dir).time, owner=False)
 
     def close(self) -> None:
         with self._lock:
@@ -248,7 +254,8 @@ class Outbox:
         with self._transaction() as db:
             for seq in seqs:
                 db.execute(
-                    "INSERT OR REPLACE INTO aside (stream, seq, cause, body) SELECT ?, ?, ?, body FROM record",
+                    "INSERT OR REPLACE INTO aside (stream, seq, cause, body) SELECT ?, ?, ?, body FROM record"
+                    " WHERE place = ?",
                     (stream, seq, cause, at(stream, seq)),
                 )
                 self._room.remove(stream, [(seq, seq)], cause)

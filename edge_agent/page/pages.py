@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from urllib.parse import parse_qsl
 from uuid import UUID
 
@@ -11,12 +11,10 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 
-from edge_agent.annotate import Journal
 from edge_agent.page.answers import error
 from edge_agent.page.desk import Desk
 from edge_agent.page.overview import overview, says
 from models import form
-from models.contract.messages import AssetHealth
 from models.form import machine_labels, speech
 from models.form.machine_labels import Machine
 
@@ -34,7 +32,7 @@ def routes(desk: Desk) -> list[Route]:
 
     def show_form(request: Request) -> Response:
         event_id = request.path_params.get("event_id")
-        subject = _subject(journal, event_id, request.query_params.get("asset"), health())
+        subject = _subject(desk, event_id, request.query_params.get("asset"))
         if subject is None:
             return error(404, "not_found", "there is no such alarm or asset here")
         return HTMLResponse(form.form_page(subject, action="/annotate"))
@@ -43,7 +41,7 @@ def routes(desk: Desk) -> list[Route]:
         raw = await request.body()
         fields = dict(parse_qsl(raw[:MAX_FORM].decode(errors="replace"), keep_blank_values=True))
         try:
-            annotation = form.read_form(fields)
+            annotation = form.read_form(fields, desk.now())
             if annotation.asset not in health():
                 raise ValueError("This asset is not watched by this device.")
             if desk.alarms.annotate(annotation) == "conflict":
@@ -71,11 +69,10 @@ def routes(desk: Desk) -> list[Route]:
     ]
 
 
-def _subject(
-    journal: Journal, event_id: UUID | None, asset: str | None, assets: dict[str, AssetHealth]
-) -> form.Subject | None:
+def _subject(desk: Desk, event_id: UUID | None, asset: str | None) -> form.Subject | None:
+    assets = desk.health()
     if event_id:
-        episode = journal.episode(event_id)
+        episode = desk.journal.episode(event_id)
         if episode is None:
             return None
         event, end = episode.event, episode.end
@@ -83,7 +80,7 @@ def _subject(
             end = max(end, health.last_sample_at)
         return form.Subject(event.asset, event.opened_at, end, event.event_id, event.trace_id, says(episode))
     if asset in assets:
-        end = assets[asset].last_sample_at or datetime.now(UTC)
+        end = assets[asset].last_sample_at or desk.now()
         return form.Subject(asset, end - timedelta(minutes=10), end, says="No alarm was raised.")
     return None
 

@@ -39,7 +39,7 @@ class Joiner:
         self._before: list[Block] = []  # complete when the clock was set back
         lines = [channel.line(period_s) for channel in channels]
         self._grid = Grid(rate_hz, lines, hole_s)
-        self._behind: deque[float] = deque(maxlen=64)  # our clock less the sender's, and the way here
+        self._behind: deque[float] = deque(maxlen=64)  # a clock that does not leap, less the sender's, and the way here
 
     def add(
         self, i: int, times: NDArray[np.float64], values: NDArray[np.float64], quality: NDArray[np.uint8] | None = None
@@ -73,12 +73,12 @@ class Joiner:
 
     def heard(self, stamp: float) -> None:
         """Something with this time of its sender's has come just now."""
-        self._behind.append(time.time() - stamp)
+        self._behind.append(time.monotonic() - stamp)
 
     def alive(self, wait_s: float) -> None:
         """The source is there and has nothing new: what is older than `wait_s`, by its own clock, is complete."""
         if self._behind:
-            self._grid.advance(time.time() - min(self._behind) - wait_s)
+            self._grid.advance(time.monotonic() - min(self._behind) - wait_s)
 
     def cut(self, *, anew: bool = False) -> Iterator[Block]:
         """What is complete; then nothing is held any more. `anew`: times may run back."""

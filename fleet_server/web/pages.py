@@ -69,7 +69,7 @@ async def take_form(request: Request, pool: PoolOf) -> Response:
     raw = await request.body()
     fields = dict(parse_qsl(raw.decode(errors="replace"), keep_blank_values=True, max_num_fields=50))
     try:
-        said = form.read_form(fields)
+        said = form.read_form(fields, datetime.now(UTC))
         await run_in_threadpool(take, pool, said)
     except Refused:
         return await _again(

@@ -6,7 +6,7 @@ Plain HTML that works without script. The annotation's id is made with the page,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from html import escape
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -134,7 +134,7 @@ def saved_page(annotation: Annotation, sent: bool, back: str) -> str:
 _GIVEN: Final = ("annotation_id", "asset", "event_id", "start", "end", "annotator")
 
 
-def read_form(fields: Mapping[str, str]) -> Annotation:
+def read_form(fields: Mapping[str, str], now: datetime) -> Annotation:
     """What was sent, as the message it becomes.
 
     Raises:
@@ -151,7 +151,7 @@ def read_form(fields: Mapping[str, str]) -> Annotation:
             for name in ("annotation_id", "asset", "event_id", "start", "end", "annotator")
         },
         "trace_id": fields.get("trace_id") or new_trace_id(),
-        "made_at": datetime.now(UTC),
+        "made_at": now,
         "verdict": fields["verdict"],
         "fault": (fields.get("fault") or None) if is_fault else None,
         "severity": (fields.get("severity") or None) if is_fault else None,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from edge_agent.clock import Clock
 from edge_agent.commands import KEEP, Commands
 from edge_agent.errors import CommandRefused
 from edge_agent.outbox import Outbox
@@ -27,13 +28,14 @@ class Device:
 
     def __init__(self, path: Path) -> None:
         self.fleet, self.path, self.done = Fleet(), path, []
-        self.now = NOW.timestamp()
+        self.now, self.leapt = NOW.timestamp(), 0.0
         self.start()
 
     def start(self) -> None:
         self.outbox, self.counters = Outbox(self.path), Counter()
         keys = PublicKeys([self.fleet.server.public])
-        self.commands = Commands(self.fleet.device, keys, self.outbox, self.counters, wall=lambda: self.now)
+        clock = Clock(wall=lambda: self.now, monotonic=lambda: self.now - self.leapt, synchronised=lambda: None)
+        self.commands = Commands(self.fleet.device, keys, self.outbox, self.counters, clock)
         self.commands.register(SetBudget, self.set_budget)
 
     def set_budget(self, body: SetBudget, db: sqlite3.Connection) -> str:
@@ -79,6 +81,13 @@ def test_a_command_past_its_deadline_is_not_done(device: Device) -> None:
     device.order(20_000)
     assert (device.done, device.results()[0].outcome) == ([], Outcome.EXPIRED)
     assert "past" in device.results()[0].reason
+
+
+def test_a_clock_that_leaps_ahead_ends_no_deadline(device: Device) -> None:
+    device.leapt = timedelta(days=365).total_seconds()
+    device.now += device.leapt
+    device.order(20_000)
+    assert device.done == [20_000]
 
 
 def test_a_device_whose_clock_was_never_set_obeys(device: Device) -> None:

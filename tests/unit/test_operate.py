@@ -5,19 +5,25 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from edge_agent.cli import main
-from edge_agent.clock import store_floor
-from edge_agent.config import load
+from edge_agent.clock import Clock, store_floor
+from edge_agent.config import OutboxRoom, load
 from edge_agent.operate.check import mistakes
 from edge_agent.outbox import Outbox
+from edge_agent.people import People
 from models.bundle.signing import SigningKey, public_pem
+from models.contract.base import Stream, TimeQuality
+from models.contract.codec import load as load_body
+from models.contract.messages import Annotation
+from models.form.signin import hashed, plain
 from tests.builders import an_event
-from tests.tls import DAY, Ca
+from tests.tls import Ca
 
 SECRET = "correct-horse-battery"
 GOOD = """
@@ -143,7 +149,7 @@ server_keys = ["server.pub"]
     outbox.put([an_event()])
     outbox.evict("alarm", 1, "oversize")  # type: ignore[arg-type]
     outbox.close()
-    store_floor(state, time.time() + 400 * DAY.total_seconds())
+    store_floor(state, time.time() + 3600)
     with sqlite3.connect(state / "rollout.db") as db:
         db.execute("CREATE TABLE memory (key TEXT PRIMARY KEY, value TEXT NOT NULL)")
         db.execute("INSERT INTO memory VALUES ('current', '\"%s\"')" % ("a" * 64))
@@ -182,3 +188,28 @@ def test_a_person_may_say_that_the_clock_is_right(folder: Path, capsys: pytest.C
     assert json.loads(capsys.readouterr().out)["quality"] == "floor"
     assert main(["clock", "--json", "--accept", "--config", path]) == 0
     assert json.loads(capsys.readouterr().out)["quality"] != "floor"
+
+
+def test_who_is_at_the_device_goes_by_its_clock_and_ends_nothing_of_others(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state, path = folder / "state", str(folder / "agent.toml")
+    (folder / "agent.toml").write_text(GOOD + "[outbox]\nalarm_hours = 24\n")
+    outbox = Outbox(state / "outbox.db", now=lambda: time.time() - 25 * 3600)
+    outbox.put([an_event()])
+    outbox.close()
+    ahead = time.time() + 3600  # the machine's clock has stopped an hour ago
+    store_floor(state, ahead)
+    say = ["annotate", "--asset", "pump1", "--verdict", "unsure", "--by", "Kim"]
+    assert main([*say, "--config", path]) == 0
+    with closing(Outbox.beside(state, OutboxRoom())) as outbox:
+        (row,) = outbox.after(Stream.ANNOTATION, 0, 10)
+        said = load_body(Annotation, row.body)
+        assert said.made_at.timestamp() >= ahead
+        assert said.time_quality is TimeQuality.FLOOR
+        assert outbox.waiting()[Stream.ALARM] == 1  # what grows old is for the agent to say
+    (folder / "agent.toml").write_text(GOOD.replace("[form]", '[form]\nsign_in = "enrolled"'))
+    assert main(["enrol", "Kim", "--json", "--config", path]) == 0
+    code = json.loads(capsys.readouterr().out.splitlines()[-1])["code"]
+    with closing(People(state / "people.db")) as people:
+        assert people.take_code(hashed(plain(code)), Clock(state).now())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -100,3 +102,21 @@ def test_signals_on_a_grid_go_on_when_their_clock_is_set_back(monkeypatch: pytes
         given += [at - T for part in joiner.take() for at in part.times.tolist()]
     assert given == [*range(10), *range(-3600, -3590)]
     assert joiner.counts["clock_set_back"] == 1
+
+
+def test_a_leap_of_our_own_clock_loses_no_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at a start without a battery, when the time is heard of: the sender's clock has not leapt."""
+    joiner = Joiner([Channel(name="a"), Channel(name="b")], rate_hz=1.0, period_s=1.0)
+    offset = 0.0
+    monkeypatch.setattr(resampled.time, "time", lambda: 1_000_000.0 + time.monotonic() + offset)
+    began, blocks = time.monotonic(), []
+    for n in range(20):
+        offset = 3600.0 if n >= 10 else 0.0
+        monkeypatch.setattr(resampled.time, "monotonic", lambda n=n: began + n)
+        for i in range(2):
+            joiner.add(i, np.array([float(n)]), np.array([float(n)]))
+        joiner.heard(float(n))
+        joiner.alive(1.0)
+        blocks += joiner.take()
+    assert sum(block.times.size for block in blocks) >= 18
+    assert not joiner.counts["samples_late"]
