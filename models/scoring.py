@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from models.bundle.files import BadBundle, Bundle, CanaryCase
 from models.contract.features import FEATURE_SET
 from models.contract.labels import NORMAL
+from models.life import Estimate, History, Steps, estimate, inputs, n_inputs
 from models.selfref import Reference
 
 Vector = NDArray[np.float64]
@@ -38,6 +39,10 @@ class Scorer:
         self._novelty = _session(bundle.files[self.manifest.novelty.file])
         classifier = self.manifest.classifier
         self._classifier = _session(bundle.files[classifier.file]) if classifier else None
+        life = self.manifest.life
+        self._life = _session(bundle.files[life.file]) if life else None
+        if self._life and life and self._life.get_inputs()[0].shape[-1] != n_inputs(life):
+            raise BadBundle(f"the remaining life's model does not take {n_inputs(life)} inputs")
         self._classes = classifier.classes if classifier else ()
         self._normal = self._classes.index(NORMAL) if NORMAL in self._classes else None
 
@@ -91,6 +96,25 @@ class Scorer:
         score = min(1.0, max(novelty, p_fault)) if math.isfinite(novelty + p_fault) else math.nan
         return Scored(score, self._classes[likeliest], dict(zip(self._classes, map(float, shares), strict=True)))
 
+    def fits_life(self, steps: Steps) -> None:
+        """Raises BadBundle: the model of remaining life takes a channel that these steps lack."""
+        spec = self.manifest.life
+        if spec and (missing := {*spec.channels, *spec.conditions} - set(steps.names)):
+            raise BadBundle(f"remaining life needs {', '.join(sorted(missing))}"[:300])
+
+    def life(self, history: History, steps: Steps) -> Estimate | None:
+        """What is left, after the steps so far. None: in no step was the machine run as one trained on, or no model."""
+        spec = self.manifest.life
+        if spec is None:
+            return None
+        given = inputs(history, steps.names, spec)
+        value = self._life_of(given) if np.isfinite(given).all() else math.nan
+        return estimate(value, spec) if math.isfinite(value) else None
+
+    def _life_of(self, given: Vector) -> float:
+        assert self._life is not None
+        return float(self._life.run(["life"], {"features": given.astype(np.float32)[None, :]})[0].reshape(-1)[0])
+
     def check_canary(self) -> None:
         """Score the bundle's own canary windows. Raises BadBundle if a golden score is missed."""
         tolerance = self.bundle.canary.tolerance
@@ -101,6 +125,11 @@ class Scorer:
                 off += [abs(a - b) for a, b in zip(got.probabilities.values(), case.probabilities, strict=True)]
             if not max(off) <= tolerance:  # also when it is nan
                 raise BadBundle(f"canary window {i}: {got.score:.6f} instead of {case.score:.6f}")
+        if self.manifest.life:
+            for life_case in self.bundle.canary.lives:
+                value = self._life_of(np.array(life_case.inputs))
+                if not abs(value - life_case.value) <= tolerance * self.manifest.life.cap:
+                    raise BadBundle(f"remaining life: {value:.4f} instead of {life_case.value:.4f}")
 
 
 def _session(data: bytes) -> ort.InferenceSession:

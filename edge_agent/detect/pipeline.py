@@ -23,6 +23,7 @@ from edge_agent.detect.plot import NormalWindow
 from edge_agent.detect.predictions import PredictionLog
 from edge_agent.detect.shadow import Shadow
 from edge_agent.detect.trial import Pairs
+from edge_agent.detect.wear import Wear
 from edge_agent.errors import SourceFailed
 from models import alarms
 from models.alarms import NOVELTY, SUDDEN
@@ -73,6 +74,7 @@ class Pipeline:
         self.names = self._extract.names
         self._windower = Windower(spec, len(signals))
         self._set_back, self._was_set_back = SetBack(), False
+        self.wear = Wear(asset.id, [s.name for s in signals], spec, folder, clock)
         self._vector = np.empty(len(self.names))
         self._episodes = Episodes(rules.hold_s, rules.min_open_s)
         self._since_low = SUDDEN + 1  # windows since the score was far from an alarm
@@ -97,6 +99,7 @@ class Pipeline:
 
     def judge(self, scorer: Scorer) -> Judge:
         """A judge for this asset. Raises BundleRejected."""
+        self.wear.check(scorer)
         judge = Judge(self.asset.id, scorer, self.signals, self.spec, self._folder)
         judge.suppress(self._patterns)
         return judge
@@ -170,6 +173,7 @@ class Pipeline:
         each recording is known to be normal, that is learned from it anew."""
         self._windower.reset()
         self._episodes.part()
+        self.wear.begin()
         rows = self.asset.csv.normal_rows if self.asset.csv else None
         if rows and self.current and self.current.scorer.learns_on_device:
             self.current.learn_anew(max(8, (rows - self.spec.n_samples) // self.spec.hop + 1))
@@ -191,6 +195,7 @@ class Pipeline:
             return
         self.windows += 1
         flags = self._flags(window)
+        self.wear.see(self.current.scorer, window, vector)
         if self.current.learning:
             if Flag.UNCERTAIN not in flags:
                 self.current.learn(vector)
@@ -225,6 +230,8 @@ class Pipeline:
 
     def flush(self, force: bool = False) -> Iterator[Body]:
         """The prediction log, when it is due."""
+        if force:
+            self.wear.save()
         for sha256, each in list(self._logs.items()):
             if (force or each.due) and (message := each.take()):
                 yield message
@@ -247,6 +254,7 @@ class Pipeline:
                 "last_sample_at": None if self.last_sample is None else _instant(self.last_sample),
                 "state": state,
                 "score": None if score is None else min(1.0, max(0.0, score)),
+                "life": self.wear.left,
                 "alarm": bool(self._episodes.open),
                 "criticality": self.asset.criticality,
                 "maintenance_since": self.maintenance and self.maintenance.start,
@@ -374,6 +382,7 @@ class Pipeline:
             cleared_by="" if phase is not Phase.CLEARED else "verdict" if seen.suppressed else "signal",
             recorded=self.asset.source == "csv",
             plot=self._normal.against(window, drivers),
+            life=self.wear.left,
         )
 
     def _sample(self, trace: UUID, window: Window, seen: Seen, vector: NDArray[np.float64]) -> SampledWindow | None:

@@ -63,6 +63,8 @@ class _Status:
         yield family(gauge, "alarm", "1: an alarm is open", "asset", [(k, a["alarm"]) for k, a in by_asset])
         scores = [(k, a["score"]) for k, a in by_asset if a["score"] is not None]
         yield family(gauge, "score", "of the last window, 0 to 1", "asset", scores)
+        lives = [((name, a["life"]["unit"]), a["life"]["estimate"]) for name, a in assets if a.get("life")]
+        yield family(gauge, "remaining_life", "estimated, cut at the model's cap", "asset unit", lives)
         dropped = [((name, cause), n) for name, a in assets for cause, n in a["dropped"].items()]
         yield family(counter, "dropped", "samples and windows not scored", "asset cause", dropped)
         yield family(counter, "records_produced", "made", "stream", [((k,), c["produced"]) for k, c in streams])

@@ -7,7 +7,7 @@ from html import escape
 from edge_agent.annotate import Episode, Journal
 from edge_agent.page.desk import Shown
 from models.contract.base import Stream
-from models.contract.messages import AssetHealth
+from models.contract.messages import AssetHealth, RemainingLife
 
 
 def overview(agent: Shown, journal: Journal, assets: dict[str, AssetHealth]) -> str:
@@ -47,10 +47,19 @@ def _card(name: str, asset: AssetHealth) -> str:
     score = asset.score if asset.score is not None else 0.0
     dropped = ", ".join(f"{n} {cause.replace('_', ' ')}" for cause, n in asset.dropped.items()) or "nothing dropped"
     last = f"{asset.last_sample_at:%H:%M:%S} UTC" if asset.last_sample_at else "never"
+    left = f"<p>{escape(remaining(asset.life))}</p>" if asset.life else ""
     return f"""<section class="card"><h3>{escape(name)} <span class="chip {kind}">{word}</span></h3>
 <meter min="0" max="1" low="0.4" high="0.5" optimum="0" value="{score:.3f}" aria-label="anomaly score"></meter>
-<p class="soft">score {score:.2f} · {asset.windows:,} windows · last sample {last} · {escape(dropped)}</p>
+<p class="soft">score {score:.2f} · {asset.windows:,} windows · last sample {last} · {escape(dropped)}</p>{left}
 <a class="button quiet" href="/annotate?asset={escape(name)}">Report without an alarm</a></section>"""
+
+
+def remaining(life: RemainingLife) -> str:
+    """In words: about 57 cycles left, 41 to 80 with 90 %."""
+    if life.estimate >= life.cap:
+        return f"more than {max(life.low, 0):.3g} {life.unit} left, with {life.coverage:.0%}"
+    high = f"{life.high:.3g}" if life.high is not None else f"more than {life.cap:.3g}"
+    return f"about {life.estimate:.3g} {life.unit} left, {life.low:.3g} to {high} with {life.coverage:.0%}"
 
 
 def _alarms(journal: Journal) -> str:

@@ -16,13 +16,13 @@ from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
 from sklearn.linear_model import LogisticRegression
 
 from fleet_server.errors import Refused
-from fleet_server.learning import compact
+from fleet_server.learning import compact, lives
 from fleet_server.learning.dataset import Dataset, Floats
 from fleet_server.learning.training import Distance, Fitted, halves, self_reference
 from models import selfref
 from models.baseline.build import novelty_onnx
 from models.bundle import graph
-from models.bundle.files import Bundle, Canary, CanaryCase, pack, unpack
+from models.bundle.files import Bundle, Canary, CanaryCase, LifeCase, pack, unpack
 from models.bundle.manifest import Classifier, Novelty, Origin
 from models.contract.features import FEATURE_SET
 from models.contract.labels import NORMAL
@@ -45,7 +45,9 @@ class Said:
     asset_kind: str | None = None
 
 
-def export(fitted: Fitted, data: Dataset, said: Said) -> tuple[Bundle, dict[str, Any]]:
+def export(
+    fitted: Fitted, data: Dataset, said: Said, remaining: lives.FittedLife | None = None
+) -> tuple[Bundle, dict[str, Any]]:
     """The bundle and what its proof measured.
 
     Raises:
@@ -54,24 +56,29 @@ def export(fitted: Fitted, data: Dataset, said: Said) -> tuple[Bundle, dict[str,
     models = {"novelty.onnx": _novelty(fitted)}
     if fitted.classifier is not None:
         models["classifier.onnx"] = _classifier(fitted)
-    manifest = _about(data, said) | {
-        "inputs": fitted.inputs,
-        "usual": fitted.usual,
-        "novelty": Novelty(calibration="trained", limit=fitted.limit, scale=fitted.scale),
-        "classifier": Classifier(classes=fitted.classes) if fitted.classifier is not None else None,
-        "alarm": fitted.alarm,
-    }
+    life, golden = _life(remaining, models)
+    manifest = (
+        _about(data, said)
+        | life
+        | {
+            "inputs": fitted.inputs,
+            "usual": fitted.usual,
+            "novelty": Novelty(calibration="trained", limit=fitted.limit, scale=fitted.scale),
+            "classifier": Classifier(classes=fitted.classes) if fitted.classifier is not None else None,
+            "alarm": fitted.alarm,
+        }
+    )
     cases = _canary_vectors(fitted, data)
     # Packed twice: the golden scores are those of the models as packed.
     draft = Scorer(unpack(pack(manifest, models, _canary(None, cases))))
-    bundle = unpack(pack(manifest, models, _canary(draft, cases)))
+    bundle = unpack(pack(manifest, models, _canary(draft, cases).model_copy(update={"lives": golden})))
     graph.check(bundle)  # no device would take it otherwise
     scorer = Scorer(bundle)
     scorer.check_canary()
     return bundle, _prove(scorer, fitted, data)
 
 
-def export_self_learning(data: Dataset, said: Said) -> Bundle:
+def export_self_learning(data: Dataset, said: Said, remaining: lives.FittedLife | None = None) -> Bundle:
     """A bundle that holds no limits: each asset's own first windows set them, on the device.
 
     Raises:
@@ -91,11 +98,22 @@ def export_self_learning(data: Dataset, said: Said) -> Bundle:
         )
         for vector in normal[np.linspace(0, len(normal) - 1, 6).astype(int)]
     )
-    manifest = _about(data, said) | {"novelty": Novelty(calibration="self"), "alarm": alarm}
+    models = {"novelty.onnx": novelty_onnx()}
+    life, golden = _life(remaining, models)
+    manifest = _about(data, said) | life | {"novelty": Novelty(calibration="self"), "alarm": alarm}
     # Looser than for trained models: a device computes the reference in float64 and scores it in float32.
-    bundle = unpack(pack(manifest, {"novelty.onnx": novelty_onnx()}, Canary(tolerance=1e-3, cases=cases)))
+    bundle = unpack(pack(manifest, models, Canary(tolerance=1e-3, cases=cases, lives=golden)))
+    graph.check(bundle)
     Scorer(bundle).check_canary()
     return bundle
+
+
+def _life(remaining: lives.FittedLife | None, models: dict[str, bytes]) -> tuple[dict[str, Any], tuple[LifeCase, ...]]:
+    """What the manifest says of remaining life, and golden values; its model joins the others."""
+    if remaining is None:
+        return {}, ()
+    models["life.onnx"], golden = lives.to_bundle(remaining)
+    return {"life": remaining.spec}, golden
 
 
 def _about(data: Dataset, said: Said) -> dict[str, Any]:

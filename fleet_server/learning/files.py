@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from fleet_server.config import Settings
 from fleet_server.errors import BadConfig, NotFound, Refused
-from fleet_server.learning import dataset, export, training
+from fleet_server.learning import dataset, export, lives, training
 from fleet_server.learning.dataset import Dataset, Row
 from fleet_server.learning.training import Fitted
 from models import selfref
@@ -33,6 +33,7 @@ from models.contract.features import vector_names
 from models.contract.labels import NORMAL
 from models.contract.signals import Signal, WindowSpec
 from models.features.extract import Extractor
+from models.life import Steps
 from models.recordings import PARQUET, BadRecording, Recording, RecordingOptions, read_csv, read_npz, read_parquet
 from models.windows import Windower, default_window
 
@@ -60,13 +61,14 @@ class Source(Settings):
     normal: tuple[int, int] | None = None  # first and last row
     normal_rows: Annotated[int, Field(ge=1)] | None = None  # the first so many
     fault: Annotated[str, Field(min_length=1, max_length=40)] | None = None  # shown by every other row
+    remaining: Annotated[float, Field(ge=0)] | None = None  # life after the last row, in the unit of [life]; 0: failed
     classes: dict[str, str] = Field(default_factory=dict)  # what the labels mean, where 0 and 1 are not enough
     reading: RecordingOptions = RecordingOptions()
 
     @model_validator(mode="after")
     def _something_is_known(self) -> Source:
-        if not (self.normal or self.normal_rows or self.fault or self.reading.label):
-            raise ValueError("say what is known of it: normal, normal_rows, fault, or reading.label")
+        if not (self.normal or self.normal_rows or self.fault or self.reading.label or self.remaining is not None):
+            raise ValueError("say what is known of it: normal, normal_rows, fault, remaining, or reading.label")
         return self
 
 
@@ -77,7 +79,16 @@ class Files(Settings):
     version: ModelVersion = 2
     asset_kind: str | None = None
     window: Window | None = None
+    life: lives.LifeSettings | None = None  # remaining life, learned from the recordings with `remaining`
     recording: Annotated[tuple[Source, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _life_is_known(self) -> Files:
+        if self.life and all(each.remaining is None for each in self.recording):
+            raise ValueError(
+                "[life] needs recordings that say what was left after their last row: remaining = 0 is failed"
+            )
+        return self
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,7 @@ def train(path: Path, version: int | None = None) -> Result:
         Refused: a recording that cannot be read or does not fit the others, or too little to learn from.
     """
     config = _load(path)
-    rows, spec, signals, seen = _rows(config, path.resolve().parent)
+    rows, spec, signals, seen, runs = _rows(config, path.resolve().parent)
     if not rows:
         raise Refused(f"no window of these recordings can be used: {dict(+seen)}")
     names = vector_names(signals)
@@ -111,12 +122,16 @@ def train(path: Path, version: int | None = None) -> Result:
         origin=Origin(trained_on="files", dataset=data.sha256, windows=int((~data.holdout).sum())),
         asset_kind=config.asset_kind,
     )
+    remaining = (
+        lives.fit(runs, Steps([s.name for s in signals], spec).names, config.life, spec) if config.life else None
+    )
+    left = {"remaining_life": remaining.facts} if remaining else {}
     if training.machines_differ(data):
-        bundle = export.export_self_learning(data, said)
-        return Result(bundle, data, None, _about(bundle, data) | _on_each(bundle, data))
+        bundle = export.export_self_learning(data, said, remaining)
+        return Result(bundle, data, None, _about(bundle, data) | _on_each(bundle, data) | left)
     fitted = training.fit(data)
-    bundle, proof = export.export(fitted, data, said)
-    return Result(bundle, data, fitted, _about(bundle, data) | _held_out(data, fitted) | {"onnx": proof})
+    bundle, proof = export.export(fitted, data, said, remaining)
+    return Result(bundle, data, fitted, _about(bundle, data) | _held_out(data, fitted) | {"onnx": proof} | left)
 
 
 def _load(path: Path) -> Files:
@@ -129,9 +144,10 @@ def _load(path: Path) -> Files:
         raise BadConfig(f"{path}:\n{mistakes}") from exc
 
 
-def _rows(config: Files, base: Path) -> tuple[list[Row], WindowSpec, tuple[Signal, ...], Counter[str]]:
-    """Every usable window of every file."""
+def _rows(config: Files, base: Path) -> tuple[list[Row], WindowSpec, tuple[Signal, ...], Counter[str], list[lives.Run]]:
+    """Every usable window of every file, and the steps of those of which the end is known."""
     rows: list[Row] = []
+    runs: list[lives.Run] = []
     left_out: Counter[str] = Counter()
     spec: WindowSpec | None = None
     signals: tuple[Signal, ...] = ()
@@ -146,8 +162,11 @@ def _rows(config: Files, base: Path) -> tuple[list[Row], WindowSpec, tuple[Signa
             if not 0.8 < recording.rate_hz / spec.rate_hz < 1.25:
                 raise Refused(f"{path}: {recording.rate_hz:g} Hz, the window is for {spec.rate_hz:g} Hz")
             rows += _windows(path, source, recording, classes, spec, left_out)
+            if config.life and source.remaining is not None:
+                steps = lives.steps_of(recording, spec, config.life.every)
+                runs.append(lives.Run(_asset(path, source), steps, source.remaining, source.holdout))
     assert spec is not None, "there is at least one recording"
-    return rows, spec, signals, left_out
+    return rows, spec, signals, left_out, runs
 
 
 def _files(base: Path, pattern: str) -> list[Path]:
@@ -160,6 +179,10 @@ def _files(base: Path, pattern: str) -> list[Path]:
     if found := sorted(path for path in root.glob(inside) if path.is_file()):
         return found
     raise NotFound(f"no file matches {pattern!r} in {base}")
+
+
+def _asset(path: Path, source: Source) -> str:
+    return source.asset or f"{path.parent.name}/{path.stem}"
 
 
 def _read(path: Path, source: Source) -> tuple[Recording, Strings]:
@@ -248,7 +271,7 @@ def _windows(
     path: Path, source: Source, recording: Recording, classes: Strings, spec: WindowSpec, left_out: Counter[str]
 ) -> list[Row]:
     """The windows of a file whose rows are all of one known class."""
-    asset = source.asset or f"{path.parent.name}/{path.stem}"
+    asset = _asset(path, source)
     rows: list[Row] = []
     try:
         windower, extract = Windower(spec, len(recording.signals)), Extractor(recording.signals, spec.rate_hz)
@@ -387,6 +410,7 @@ def as_text(summary: dict[str, Any]) -> str:
         f"{data['rows']} windows used, held out by {data['split']}; left out: {data['left_out'] or 'none'}",
         f"novelty: {summary['training']['novelty']}; classifier: {summary['training']['classifier']}",
         *([LEARNS_THERE] if summary["learns_on_device"] else []),
+        *([f"remaining life: {summary['remaining_life']}"] if "remaining_life" in summary else []),
         *([f"not judged, too little of it: {', '.join(data['not_judged'])}"] if data["not_judged"] else []),
         "",
         f"{'machine':24} {'class':16} {'side':8} {'windows':>8} {'over limit':>10}  named",

@@ -21,7 +21,7 @@ from models.contract.codec import Unreadable, dump, load
 MAX_BUNDLE: Final = 32 * 2**20  # bytes
 CANARY: Final = "canary.json"
 MANIFEST: Final = "manifest.json"
-_NAMES: Final = frozenset({MANIFEST, CANARY, "novelty.onnx", "classifier.onnx"})
+_NAMES: Final = frozenset({MANIFEST, CANARY, "novelty.onnx", "classifier.onnx", "life.onnx"})
 _MAX_TEXT: Final = 8 * 2**20  # of the two parts in JSON: what is read of them takes many times their room
 _MAX_ENTRIES: Final = 16  # headers in the file, before the zip library makes an object of each
 _EPOCH: Final = (1980, 1, 1, 0, 0, 0)  # the zip format's zero
@@ -43,11 +43,19 @@ class CanaryCase(Message):
     limit: float | None = None
 
 
+class LifeCase(Message):
+    """Inputs of the remaining life's regression, and what it gave."""
+
+    inputs: tuple[float, ...]
+    value: float
+
+
 class Canary(Message):
     """Windows with golden scores: a device gives the same ones within `tolerance`, or does not run the bundle."""
 
     tolerance: Annotated[float, Field(gt=0, le=0.05)] = 1e-4
     cases: Annotated[tuple[CanaryCase, ...], Field(min_length=1, max_length=256)]
+    lives: Annotated[tuple[LifeCase, ...], Field(max_length=64)] = ()  # within `tolerance` of the cap
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ def check(bundle: Bundle) -> None:
             {"features": (None, n)},
             ("probabilities", len(manifest.classifier.classes)),
         )
+    if manifest.life:
+        _check(bundle, manifest.life.file, {"features": (None, None)}, ("life", 1))
 
 
 def opset(bundle: Bundle) -> int:
@@ -90,7 +92,7 @@ def _check(
         left = _Numbers()
         for tensor in graph.initializer:
             left.take_tensor(tensor)
-        features = inputs["features"][1]
+        features = inputs["features"][1] or _shape(graph.input[0])[-1]
         for node in graph.node:
             _check_node(node, left, features)
     except (ValueError, TypeError) as exc:

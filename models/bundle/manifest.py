@@ -36,6 +36,42 @@ class Classifier(Message):
     classes: Annotated[tuple[Text, ...], Field(min_length=2, max_length=64)]
 
 
+class Life(Message):
+    """Remaining useful life: features float32[1, n_inputs] (models.life) to `life` float32[1, 1], in `unit`.
+
+    The true remaining life of a new machine, cut at `cap`, lies between estimate - below and estimate + above, of the
+    band that the estimate is in, with probability `coverage` (conformal, by machine).
+    """
+
+    file: Literal["life.onnx"] = "life.onnx"
+    unit: Annotated[Text, Field(max_length=20)] = "s"
+    cap: Annotated[float, Field(gt=0)]  # an estimate there means: at least so long
+    every: Annotated[int, Field(ge=1)] = 1  # windows to a step
+    channels: Annotated[tuple[Text, ...], Field(min_length=1, max_length=512)]
+    conditions: tuple[Text, ...] = ()  # channels that say how the machine is run
+    condition_scales: tuple[Annotated[float, Field(gt=0)], ...] = ()
+    centers: Annotated[tuple[tuple[float, ...], ...], Field(max_length=32)] = ()
+    reach: Annotated[float, Field(ge=0)] = 0.0  # further from every centre, a condition is one nobody trained on
+    means: Annotated[tuple[tuple[float, ...], ...], Field(min_length=1, max_length=32)]  # by condition and channel
+    spreads: tuple[tuple[Annotated[float, Field(gt=0)], ...], ...]
+    coverage: Annotated[float, Field(gt=0, lt=1)]
+    bands: tuple[float, ...] = ()  # where one band of estimates ends and the next begins
+    below: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
+    above: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Life:
+        n, m, c = max(1, len(self.centers)), len(self.channels), len(self.conditions)
+        tables = {len(row) for row in (*self.means, *self.spreads)}
+        if tables != {m} or {len(self.means), len(self.spreads)} != {n}:
+            raise ValueError("means and spreads need a row a condition and a number a channel")
+        if len(self.condition_scales) != c or {len(row) for row in self.centers} - {c} or (c and not self.centers):
+            raise ValueError("centers and condition_scales need a number a condition channel")
+        if {len(self.below), len(self.above)} != {len(self.bands) + 1} or list(self.bands) != sorted(self.bands):
+            raise ValueError("below and above need a number a band, bands rise")
+        return self
+
+
 class Usual(Message):
     """What is usual for one input, for the explanation of an alarm: centre and spread on normal windows."""
 
@@ -86,13 +122,15 @@ class Manifest(Message):
     usual: tuple[Usual, ...] | None = None  # as long as inputs
     novelty: Novelty
     classifier: Classifier | None = None
+    life: Life | None = None
     alarm: AlarmRule = AlarmRule()
     files: dict[Text, Sha256]
     origin: Origin
 
     @model_validator(mode="after")
     def _whole(self) -> Manifest:
-        named = {self.novelty.file} | ({self.classifier.file} if self.classifier else set())
+        named: set[str] = {self.novelty.file} | ({self.classifier.file} if self.classifier else set())
+        named |= {self.life.file} if self.life else set()
         if missing := named - self.files.keys():
             raise ValueError(f"files does not list {', '.join(sorted(missing))}")
         if self.novelty.calibration == "trained" and not (self.inputs and self.signals and self.window):

@@ -84,6 +84,20 @@ class Plot(Message):
     normal: Annotated[tuple[float, ...], Field(max_length=120)] = ()
 
 
+class RemainingLife(Message):
+    """What is left of an asset's life, as the model that runs told it last. With probability `coverage` the truth, as
+    far as it is below `cap`, lies between low and high."""
+
+    unit: Annotated[Text, Field(max_length=20)]
+    estimate: Annotated[float, Field(ge=0)]  # at the cap: at least so long
+    low: Annotated[float, Field(ge=0)]
+    high: Annotated[float, Field(ge=0)] | None = None  # None: beyond the cap, and nobody knows how far
+    cap: float
+    coverage: float
+    at: AwareDatetime  # the end of the last window it is of
+    steps: Annotated[int, Field(ge=0)] = 0  # that it was told from, since the life began
+
+
 class AlarmEvent(Body):
     """One phase of an alarm episode on an asset. Stream alarm."""
 
@@ -105,6 +119,7 @@ class AlarmEvent(Body):
     trial: bool = False  # the model that says so is not verified yet on this device
     recorded: bool | None = None  # True: of a recording, with its times; None: an agent that does not say
     plot: Plot | None = None
+    life: RemainingLife | None = None  # where the model tells of it
     family: Family = ""  # of faults: at most one episode of it is open on an asset; empty: an older agent
     severity: Severity | None = None  # the highest of the episode so far; models.alarms has the rule
     repeats: Annotated[int, Field(ge=1)] = 1  # how many times it was raised: again within the hold time is the same one
@@ -168,6 +183,7 @@ class AssetHealth(Message):
     last_sample_at: AwareDatetime | None = None
     state: Literal["waiting", "learning", "scoring", "silent", "ended"] = "waiting"
     score: Score | None = None
+    life: RemainingLife | None = None
     alarm: bool = False
     kind: Text = "machine"
     hall: Annotated[Text, Field(max_length=40)] = ""
