@@ -16,7 +16,7 @@ from tests import support
 settings.register_profile("loaded machine", deadline=None)  # how long an example takes says nothing there
 settings.load_profile("loaded machine")
 
-pytest_plugins = ["tests.faults.figures", "tests.workers"]
+pytest_plugins = ["tests.faults.figures", "tests.faults.ledger", "tests.workers"]
 
 
 @pytest.fixture(scope="session")

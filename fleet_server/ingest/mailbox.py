@@ -6,12 +6,15 @@ import logging
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
+
+from fleet_server.ingest.flood import Flood
 
 log = logging.getLogger(__name__)
 
 RECEIVE_MAXIMUM: Final = 500  # unacknowledged messages that the broker may send; the rest waits there
+CROWDED: Final = 400  # waiting
 BATCH_MESSAGES: Final = 500
 BATCH_BYTES: Final = 16 * 2**20
 GATHER_S: Final = 0.03  # after the first message: a commit costs the same for one as for a hundred
@@ -19,7 +22,8 @@ GATHER_S: Final = 0.03  # after the first message: a commit costs the same for o
 
 @dataclass(frozen=True)
 class Arrived:
-    """One MQTT message. `generation` is the connection it came over: it can be acknowledged on no other."""
+    """One MQTT message. `generation` is the connection it came over: it can be acknowledged on no other. `shed`: it was
+    one too many of its device's, and is acknowledged only."""
 
     generation: int
     mid: int
@@ -27,12 +31,14 @@ class Arrived:
     retained: bool
     topic: str
     payload: bytes
+    shed: bool = False
 
 
 class Mailbox:
     """First in, first out."""
 
-    def __init__(self) -> None:
+    def __init__(self, flood: Flood | None = None) -> None:
+        self._flood = flood or Flood()
         self._waiting: deque[Arrived] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -46,6 +52,9 @@ class Mailbox:
                 if self.dropped & (self.dropped - 1) == 0:  # the first, the second, the fourth, ...: a flood is no log
                     log.warning("mailbox full, messages sent with QoS 0 dropped", extra={"n": self.dropped})
                 return
+            if not self._flood.bears(message.topic, crowded=len(self._waiting) >= CROWDED):
+                log.warning("a device floods, its messages are not taken", extra={"topic": message.topic})
+                message = replace(message, payload=b"", shed=True)  # in its place: they are acknowledged in order
             self._waiting.append(message)
             self._changed.notify()
 

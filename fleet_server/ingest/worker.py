@@ -18,7 +18,7 @@ from fleet_server.ingest.batch import Marks, store, store_one_by_one
 from fleet_server.ingest.mailbox import Arrived, Mailbox
 from fleet_server.ingest.reading import Read, read_all
 from fleet_server.ingest.receipts import receipts
-from fleet_server.store import devices
+from fleet_server.store import counters, devices
 from fleet_server.store.pool import Pool, Trouble, trouble
 from models.bundle.signing import SigningKey
 from models.contract import topics
@@ -70,9 +70,10 @@ class Worker:
 
     def work(self, batch: Sequence[Arrived]) -> None:
         """One batch, to its end."""
-        messages, sessions = self._to_store(batch)
-        if messages or sessions:
-            marks = self._commit(messages, sessions)
+        messages, sessions = self._to_store([each for each in batch if not each.shed])
+        shed = sum(each.shed for each in batch)
+        if messages or sessions or shed:
+            marks = self._commit(messages, sessions, shed)
             if marks is None:
                 return
             crash_point("ingest.after_commit")
@@ -100,7 +101,7 @@ class Worker:
                 found += read_all(each.topic, each.payload)
         return found, sessions
 
-    def _commit(self, messages: Sequence[Read], sessions: Sequence[Session]) -> Marks | None:
+    def _commit(self, messages: Sequence[Read], sessions: Sequence[Session], shed: int = 0) -> Marks | None:
         """None: stopped while the database was away."""
         wait_s, one_by_one = FIRST_WAIT_S, False
         while not self._stopping.is_set():
@@ -111,6 +112,8 @@ class Worker:
                         marks = (store_one_by_one if one_by_one else store)(conn, messages, at)
                         for said in sessions:
                             devices.set_session(conn, said, at)
+                        if shed:
+                            counters.add(conn, {"shed": shed})
                         crash_point("ingest.before_commit")
                 return marks
             except Exception as exc:

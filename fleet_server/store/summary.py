@@ -24,6 +24,7 @@ def summary(conn: Connection[Any]) -> dict[str, Any]:
                 (SELECT coalesce(max(n), 0) FROM counter WHERE name = 'attachments_dropped') AS attachments_dropped,
                 (SELECT count(*) FROM quarantine) AS quarantined,
                 (SELECT coalesce(max(n), 0) FROM counter WHERE name = 'quarantine_rotated') AS quarantine_rotated,
+                (SELECT coalesce(max(n), 0) FROM counter WHERE name = 'shed') AS shed,
                 (SELECT count(*) FROM sample WHERE reason = 'reference') AS reference_windows,
                 (SELECT coalesce(jsonb_object_agg(status, n), '{}') FROM (
                     SELECT status, count(*) AS n FROM label GROUP BY status

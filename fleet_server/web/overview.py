@@ -70,6 +70,7 @@ def _fresh(facts: Facts) -> str:
     more = [f"{totals['waiting']:,} waiting on devices"]
     more += [f"{totals['quarantined']:,} quarantined"] if totals["quarantined"] else []
     more += [f"{aside:,} dropped by full devices"] if aside else []
+    more += [f"{facts.summary['shed']:,} not taken from devices that flood"] if facts.summary["shed"] else []
     said = f'<span class="soft">· {" · ".join(more)}</span>'
     links = '<p><a href="/voices">What people say</a> · <a href="/trace">Trace an id</a></p>'
     return f"<p>Data of {clock(facts.at)}</p><p>{verdict} {said}</p>{links}"

@@ -43,7 +43,7 @@ def rows(text: str) -> list[Row]:
     found = []
     for number, line in enumerate(text.splitlines()):
         cells = [cell.strip() for cell in line.strip("|").split("|")]
-        if len(cells) == 5 and re.fullmatch(r"[A-Z]\d+[a-z]?", cells[0]):
+        if len(cells) == 5 and re.fullmatch(r"[A-Z]\d+|soak", cells[0]):
             found.append(Row(number, cells[0], cells[1], cells[2], tuple(_TEST.findall(cells[3]))))
     return found
 

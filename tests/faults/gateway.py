@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from edge_agent.config import load
 from edge_agent.outbox import Outbox
 from models.bundle.signing import public_pem
 from models.contract.base import Stream
 from models.contract.messages import StreamCount
 from simulators.embedded.processes import Process, http_ready
 from tests.builders import Fleet
-from tests.faults import broken
+from tests.faults import broken, ledger
 from tests.support import eventually
 
 CONFIG = """
@@ -109,6 +110,16 @@ class Gateway:
     def log(self) -> str:
         path = self.home / "agent.log"
         return path.read_text(errors="replace") if path.exists() else ""
+
+    @property
+    def starts(self) -> int:
+        """How often the agent came as far as its page."""
+        return self.log.count("page: http")
+
+    def assert_bounded(self) -> None:
+        """Its memory, disk and log."""
+        pid = self.process.pid if self.starts and self.process.returncode is None else None
+        ledger.assert_bounded(self.state, self.log, load(self.config).outbox, pid)
 
     def page(self) -> str | None:
         """The address, once it answers: then the agent is ready."""

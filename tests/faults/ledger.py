@@ -7,16 +7,21 @@ produced = stored + waiting + quarantined + evicted, and what belongs to none of
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from edge_agent.config import OutboxRoom
 from models.contract.base import SeqRange, Stream
 from models.contract.messages import Phase, StreamCount
+from models.logs import A_MINUTE
 from tests.receiver import Receiver
 
+MAX_RSS = 200 * 2**20
+_LINE = re.compile(r"(\S+:\d\d):\S+Z (\w+ \S+: .*?)(?: \w+=|$)")  # the minute, and the words before any fact
 KEPT = (Stream.ALARM, Stream.ANNOTATION, Stream.HEALTH)  # no rule gives these up while there is room
 
 
@@ -119,6 +124,39 @@ def assert_sound(database: Path) -> None:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
     finally:
         db.close()
+
+
+def assert_quiet(receiver: Receiver, starts: int) -> None:
+    """What goes wrong is an alarm when it begins and once more when it is over, however often it is tried; a new start
+    of the agent may find it anew."""
+    told = [json.loads(body) for body in receiver.bodies(Stream.ALARM)]
+    faults = [(each["fault"], each["cleared"]) for each in told if each["kind"] == "device_fault"]
+    for fault in {name for name, _ in faults}:
+        raised, cleared = faults.count((fault, False)), faults.count((fault, True))
+        assert raised <= cleared + max(starts, 1), (
+            f"{fault} was told {raised} times, and {cleared} times that it is over"
+        )
+
+
+def assert_bounded(state: Path, log: str, settings: OutboxRoom, pid: int | None = None) -> None:
+    """Memory, disk and log of an agent keep to their limits, whatever was done to it.
+
+    Args:
+        log: all that it has written since its folder was made.
+        pid: of the agent, if it runs.
+    """
+    if pid is not None:
+        assert (rss := rss_bytes(pid)) <= MAX_RSS, f"{rss / 2**20:.0f} MiB of memory"
+    assert (used := disk_bytes(state / "outbox.db")) <= settings.total_bytes + settings.ballast_bytes, f"{used} on disk"
+    said: Counter[str] = Counter()
+    minutes: set[str] = set()
+    for line in log.splitlines():
+        if found := _LINE.match(line):
+            minutes.add(found[1])
+            said[found[2]] += 1
+    starts = log.count("page: http")
+    most = A_MINUTE * (len(minutes) + max(starts, 1))  # each process counts anew
+    assert {words: n for words, n in said.items() if n > most} == {}, f"over {most} lines with the same words"
 
 
 def rss_bytes(pid: int) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import random
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -359,9 +360,12 @@ def test_a_fault_of_the_servers_own_is_no_fault_of_the_message(schema: str) -> N
     assert value(schema, "SELECT count(*) FROM quarantine") == 0
 
 
+@pytest.mark.timeout(300)
 def test_while_the_database_is_away_nothing_is_confirmed_and_then_everything(
-    own_broker: Broker, connect: Connect
+    own_broker: Broker, connect: Connect, scale: Scale, measured: Measured
 ) -> None:
+    """Killed, and after a while another takes its place, as in a failover."""
+    away_s = scale.times(0, 30)
     with support.reachable_folder() as home, EmbeddedPostgres(home / "postgres") as postgres:
         station = Station(postgres.dsn, own_broker).start()
         try:
@@ -375,10 +379,16 @@ def test_while_the_database_is_away_nothing_is_confirmed_and_then_everything(
             n = len(device.receipts)
             eventually(lambda: len(station.mailbox._waiting) <= 2 * RECEIVE_MAXIMUM)
             assert len(device.unconfirmed) == RECEIVE_MAXIMUM + 200
+            time.sleep(away_s)
+            assert len(device.unconfirmed) == RECEIVE_MAXIMUM + 200
             assert len(device.receipts) == n
             postgres.start()
+            began = time.monotonic()
             eventually(lambda: not device.unconfirmed, timeout=40)
+            took = time.monotonic() - began
             assert value(postgres.dsn, "SELECT count(*) FROM event") == RECEIVE_MAXIMUM + 201
+            told = f"0 receipts in between; {RECEIVE_MAXIMUM + 200} records stored {took:.1f} s after it was back"
+            measured("D2", f"database killed, back after {away_s} s", "nothing is confirmed, then everything", told)
         finally:
             station.stop()
 

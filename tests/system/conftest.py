@@ -38,7 +38,8 @@ def make_gateway(tmp_path: Path, fleet: Fleet) -> Iterator[MakeGateway]:
     made: list[Gateway] = []
 
     def make(port: int, **changes: Any) -> Gateway:
-        made.append(Gateway(changes.pop("home", tmp_path / f"gateway{len(made)}"), fleet, port, **changes))
+        home, device = changes.pop("home", tmp_path / f"gateway{len(made)}"), changes.pop("fleet", fleet)
+        made.append(Gateway(home, device, port, **changes))
         return made[-1]
 
     yield make
@@ -63,7 +64,8 @@ def own_receiver(tmp_path: Path, own_broker: Broker, fleet: Fleet) -> Iterator[R
 def settled(
     receiver: Receiver, gateway: Gateway, *streams: Stream, evicted: Iterable[Stream] = (), timeout: float = 60
 ) -> str:
-    """The account, once all of these streams is delivered; without any named: what people wait for.
+    """The account, once all of these streams is delivered; without any named: what people wait for. And one fault gave
+    one alarm, and nothing grew beyond its limits.
 
     Args:
         evicted: streams that may have given up some.
@@ -77,6 +79,8 @@ def settled(
 
     account = eventually(closed, timeout=timeout)
     ledger.assert_once_and_in_order(receiver)
+    ledger.assert_quiet(receiver, gateway.starts)
+    gateway.assert_bounded()
     return account
 
 

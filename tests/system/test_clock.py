@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -87,12 +88,12 @@ def test_while_the_clock_jumps_windows_order_and_ids_hold(
     for offset, counted in ((-3600, (0, 1)), (86400, (1, 1)), (86399.95, (1, 2))):
         device.clock.offset(offset)
 
-        def jumps(counted: tuple[int, int] = counted) -> bool:
+        def jumped(counted: tuple[int, int] = counted) -> bool:
             clock = device.beats()[-1]["clock"]
             assert (clock["jumps_forward"], clock["jumps_back"]) == counted, clock
             return True
 
-        eventually(jumps, timeout=30)
+        eventually(jumped, timeout=30)
     beats = device.beats()
     uptimes = [beat["uptime_s"] for beat in beats]
     assert uptimes == sorted(uptimes)
@@ -105,3 +106,42 @@ def test_while_the_clock_jumps_windows_order_and_ids_hold(
     assert not re.search("Traceback|ERROR", device.gateway.log)
     ledger.assert_once_and_in_order(device.receiver)
     measured("E2", "-1 h, +1 day, -50 ms while running", "counted; no window lost, ids rise", "1 forward, 2 back")
+
+
+def jumps(beat: dict[str, Any]) -> int:
+    return int(beat["clock"]["jumps_forward"] + beat["clock"]["jumps_back"])
+
+
+def test_a_clock_of_a_wrong_pace_drifts_and_everything_else_goes_by_true_time(
+    tmp_path: Path, broker: Broker, stack: ExitStack, measured: Measured
+) -> None:
+    """Ten times as fast, and half as fast: heartbeats come and windows are scored at the machine's pace, and what the
+    clock gains is told as drift, not as a jump at every look."""
+    devices = {pace: Device(tmp_path / f"x{pace:g}", broker, stack) for pace in (10.0, 0.5)}
+    for pace, device in devices.items():
+        device.clock.speed(pace)
+        device.gateway.start()
+    told = {}
+    for pace, device in devices.items():
+
+        def settled(device: Device = device, pace: float = pace) -> dict[str, Any]:
+            beat = device.beats()[-1]
+            assert beat["clock"]["drift_ppm"] == pytest.approx((pace - 1) * 1e6, rel=0.1)
+            return beat
+
+        eventually(lambda device=device: device.beats(), timeout=60, message=device.gateway.log[-2000:])
+        told[pace] = beat = eventually(settled, timeout=60)
+        assert jumps(beat) <= 5  # of nine looks the middle one counts as the clock's pace
+        first, since = device.beats()[0], time.monotonic()
+        enough = len(device.beats()) + 6
+        eventually(lambda device=device, enough=enough: len(device.beats()) >= enough, timeout=60)
+        last, took = device.beats()[-1], time.monotonic() - since
+        lasted = last["uptime_s"] - first["uptime_s"]
+        windows = last["assets"]["pump1"]["windows"] - first["assets"]["pump1"]["windows"]
+        assert last["uptime_s"] - beat["uptime_s"] == pytest.approx(took, abs=max(2.0, took / 2))
+        assert windows / lasted == pytest.approx(40, rel=0.5)  # 200 samples a second, five a window
+        assert jumps(last) == jumps(beat)
+        assert not last["assets"]["pump1"]["dropped"]
+        ledger.assert_once_and_in_order(device.receiver)
+    drift = ", ".join(f"x{pace:g}: {beat['clock']['drift_ppm'] / 1e6:+.2f} s/s" for pace, beat in told.items())
+    measured("E3", "clock ten times and half as fast", "rates by true time; drift reported", drift)

@@ -15,8 +15,6 @@ from tests.faults.figures import Measured
 from tests.faults.gateway import Gateway
 from tests.receiver import Receiver
 
-MAX_RSS = 200 * 2**20
-
 
 @pytest.mark.parametrize(
     ("seconds", "per_minute"),
@@ -49,5 +47,5 @@ def test_memory_does_not_grow(
         "RSS <= 200 MiB, no slope",
         f"{highest / 2**20:.0f} MiB at most, {grows:+.3f} MiB a minute over {seconds} s",
     )
-    assert highest <= MAX_RSS
+    assert highest <= ledger.MAX_RSS
     assert grows < per_minute

@@ -70,24 +70,34 @@ def test_another_program_fills_the_disk(
 
 @pytest.mark.timeout(300)
 def test_the_file_system_turns_read_only(
-    tmp_path: Path, broker: Broker, receiver: Receiver, make_gateway: MakeGateway, measured: Measured
+    tmp_path: Path, broker: Broker, fleet: Fleet, make_gateway: MakeGateway, scale: Scale, measured: Measured
 ) -> None:
-    with Disk(tmp_path / "disk", options="errors=remount-ro") as disk:
-        gateway = make_gateway(broker.port, state=disk.folder / "state", speed=100)
-        gateway.start()
-        gateway.ready()
-        eventually(lambda: receiver.numbers(Stream.ALARM), timeout=30)
-        limits.make_read_only(disk)
-        memory = ledger.rss_bytes(gateway.process.pid)
-        for _ in range(10):
-            still_scores(gateway)
-        grown = ledger.rss_bytes(gateway.process.pid) - memory
-        measured(
-            "B3", "the file system turns read-only", "scores on, says so, bounded memory",
-            f"scores on, {grown / 2**20:.1f} MiB more memory after {windows(gateway)} windows",
-        )  # fmt: skip
-        assert grown < 40 * 2**20
-        gateway.kill()
+    """At another moment each time: in the middle of a transaction, a checkpoint, the write of a copy."""
+    times, dice, grown, died = scale.times(1, 50), scale.dice("read-only"), 0, 0
+    for n in range(times):
+        home, device = tmp_path / str(n), Fleet(f"{fleet.device}.{n}")
+        with (
+            Disk(home / "disk", options="errors=remount-ro") as disk,
+            Receiver(broker.port, home / "received.db", device) as receiver,
+        ):
+            gateway = make_gateway(broker.port, fleet=device, state=disk.folder / "state", speed=100)
+            gateway.start()
+            gateway.ready()
+            eventually(lambda: receiver.numbers(Stream.ALARM), timeout=60)
+            time.sleep(dice.uniform(0, 1))
+            limits.make_read_only(disk)
+            memory = ledger.rss_bytes(gateway.process.pid)
+            for _ in range(10):
+                still_scores(gateway)
+            grown = max(grown, ledger.rss_bytes(gateway.process.pid) - memory)
+            died += gateway.process.returncode is not None
+            gateway.kill()
+    measured(
+        "B3", f"the file system turns read-only, {times} times", "scores on, says so, bounded memory",
+        f"scores on in {times - died} of {times}, {grown / 2**20:.1f} MiB more memory at most",
+    )  # fmt: skip
+    assert died == 0
+    assert grown < 40 * 2**20
 
 
 def test_flipped_bits_cost_their_row_and_no_other(
@@ -191,7 +201,7 @@ def test_a_slow_disk_holds_up_no_sampling(
         measured(
             "B8", "4 writes a second, 500 ms for a sync", "sampling not blocked", f"{rate:.1f} of 20 windows/s scored"
         )
-        assert rate > 10
+        assert rate > 16
 
 
 def test_a_bundle_altered_on_the_disk_never_runs(
