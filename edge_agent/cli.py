@@ -17,6 +17,7 @@ from edge_agent import config as settings
 from edge_agent.alarms import cli as alarm_commands
 from edge_agent.errors import AgentError
 from edge_agent.operate import commands as operate_commands
+from edge_agent.probe import commands as probe_commands
 from edge_agent.rollout import commands as model_commands
 from models import logs
 from models.contract.labels import FaultKind, Severity, Verdict
@@ -284,6 +285,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true")
     model_commands.add_commands(commands)
     alarm_commands.add_commands(commands)
+    probe_commands.add_commands(commands)
     operate_commands.add_commands(commands, lambda state_dir: (_runs(state_dir), _page(state_dir)))
     sub = command("evaluate", evaluate)
     sub.add_argument("--bundle", type=Path, help="default: the configured one, else the shipped baseline")

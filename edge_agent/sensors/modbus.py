@@ -6,6 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 
 import numpy as np
@@ -144,12 +145,7 @@ class Modbus(JoinedSource):
         self._requests = requests(settings.signals, range(len(settings.signals)), settings.unit_id)
 
     def session(self) -> None:
-        client: Any = library("pymodbus.client", "modbus").ModbusTcpClient(
-            self._settings.host, port=self._settings.port, timeout=self._settings.timeout_s, retries=0
-        )
-        if not client.connect():
-            raise LineLost(f"nothing answers at {self._settings.host}:{self._settings.port}")
-        try:
+        with self.client() as client:
             due = math.ceil(time.time() * self.rate_hz)  # polls are made at the grid's own instants
             # At most two periods: a clock that was set back must not make us wait until it is as late again.
             while not self._stopping.wait(min(max(0.0, due / self.rate_hz - time.time()), 2 / self.rate_hz)):
@@ -157,6 +153,17 @@ class Modbus(JoinedSource):
                 coming = math.floor(time.time() * self.rate_hz) + 1
                 self.counts["polls_skipped"] += max(0, coming - due - 1)  # the device is slower than asked for
                 due = due + 1 if coming == due else coming
+
+    @contextmanager
+    def client(self) -> Iterator[Any]:
+        """A connection. Raises LineLost."""
+        client: Any = library("pymodbus.client", "modbus").ModbusTcpClient(
+            self._settings.host, port=self._settings.port, timeout=self._settings.timeout_s, retries=0
+        )
+        if not client.connect():
+            raise LineLost(f"nothing answers at {self._settings.host}:{self._settings.port}")
+        try:
+            yield client
         finally:
             client.close()
 
@@ -174,7 +181,7 @@ class Modbus(JoinedSource):
         waiting = list(self._requests)
         while waiting:
             request = waiting.pop(0)
-            words = self._ask(client, request)
+            words = self.ask(client, request)
             answered |= words is not None
             if words == ILLEGAL_ADDRESS and (smaller := self._split(request)):
                 waiting = smaller + waiting
@@ -204,7 +211,7 @@ class Modbus(JoinedSource):
         self._requests[at : at + 1] = smaller
         return smaller
 
-    def _ask(self, client: Any, request: Request) -> list[int] | int | None:
+    def ask(self, client: Any, request: Request) -> list[int] | int | None:
         """Registers or bits; the code of an exception; None: no answer."""
         read = getattr(client, _READ[request.kind])
         errors = library("pymodbus.exceptions", "modbus")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from edge_agent.cli import main
 from models.recordings import (
     BadRecording,
     RecordingOptions,
@@ -20,6 +22,7 @@ from models.recordings import (
     read_npz,
     read_parquet,
 )
+from tests.services.sources.probing import Probed
 
 T0 = datetime(2020, 3, 9, 10, 14, 33, tzinfo=UTC).timestamp()
 
@@ -250,3 +253,17 @@ def test_a_parquet_file_that_can_not_be_read_says_why(file: io.BytesIO, options:
     file.seek(0)
     with pytest.raises(BadRecording, match=says):
         read_parquet(file, RecordingOptions.model_validate(options))
+
+
+def test_a_probe_of_a_file_shows_its_columns_and_rate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stamps = pa.array([datetime(2026, 3, 2, 8, 0, i, tzinfo=UTC) for i in range(20)], pa.timestamp("ms", "UTC"))
+    table = {"when": stamps, "Flow [l/min]": [*range(19), None], "leak": [0] * 15 + [1] * 5}
+    pq.write_table(pa.table(table), tmp_path / "1.parquet")
+    probed = Probed(tmp_path / "agent.toml", capsys, "csv", str(tmp_path / "*.parquet"), "--label", "leak")
+    assert probed.offers == [{"signal": "Flow", "unit": "l/min", "least": 0, "most": 18, "missing": "5.0%"}]
+    assert "20 rows at 1 Hz" in probed.notes[0]
+    assert "5 rows of a fault" in probed.notes[1]
+    assert main(["probe", "csv", str(tmp_path / "*.csv")]) == 2
+    capsys.readouterr()
+    assert main(["probe", "csv", str(tmp_path / "*.parquet"), "--write", str(tmp_path / "agent.toml")]) == 2
+    assert "is there already" in capsys.readouterr().err

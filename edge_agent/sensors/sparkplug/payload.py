@@ -48,6 +48,9 @@ _MESSAGES: Final = {
 }
 _SIGNED_BITS: Final = {1: 8, 2: 16, 3: 32, 4: 64}  # datatype: Int8 to Int64, sent as their two's complement
 BOOLEAN: Final = 11
+_TYPE_NAMES: Final = "Int8 Int16 Int32 Int64 UInt8 UInt16 UInt32 UInt64 Float Double Boolean String DateTime Text"
+TYPES: Final = dict(enumerate(_TYPE_NAMES.split(), 1))
+_UNIT: Final = ("engunit", "engunits", "engineeringunit", "engineeringunits", "unit", "units")
 _GOOD_QUALITY: Final = 192  # the "Quality" property, as OPC counted it; 500 is stale
 
 
@@ -61,6 +64,7 @@ class Metric(NamedTuple):
     historical: bool
     raw: int | float | bool | None  # None: null, or no number
     quality: Quality
+    unit: str = ""  # where the node says so, as many do in a property engUnit
 
     def value(self, datatype: int) -> float:
         """As a number, by the type that its birth gave it; nan where there is none."""
@@ -110,9 +114,12 @@ def _metric(m: Any) -> Metric:
     field = m.WhichOneof("value")
     raw = getattr(m, field) if field and field != "string_value" and not m.is_null else None
     quality = Quality.BAD if raw is None else Quality.GOOD
+    unit = ""
     for key, value in zip(m.properties.keys, m.properties.values, strict=False):
         if key.lower() == "quality":
             quality = max(quality, _quality(value.int_value or value.long_value))
+        elif key.lower() in _UNIT:
+            unit = value.string_value
     return Metric(
         m.name,
         m.alias if m.HasField("alias") else None,
@@ -121,6 +128,7 @@ def _metric(m: Any) -> Metric:
         m.is_historical,
         raw,
         quality,
+        unit,
     )
 
 

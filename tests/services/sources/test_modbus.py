@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pymodbus.constants import ExcCodes
 
+from edge_agent.cli import main
 from edge_agent.sensors.modbus import MAX_REGISTERS, ModbusSource, Register, decode, requests
 from tests.faults.proxy import Proxy
 from tests.services.sources.plc import Plc, words
+from tests.services.sources.probing import Probed
 from tests.services.sources.reading import Reading
 from tests.support import eventually
 
@@ -162,3 +165,27 @@ def test_requests_hold_every_value_whole_and_none_is_too_long(wanted: list[tuple
         for i in request.signals:
             assert request.address <= registers[i].address
             assert registers[i].address + registers[i].size <= request.address + request.size
+
+
+def test_a_probe_finds_what_can_be_read_and_as_what_it_makes_sense(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Plc() as plc:
+        plc.set("holding", 0, 1450, -300 & 0xFFFF)
+        plc.set("holding", 7, 3, *words("f", 49.98), *words("f", 12.5))
+        plc.set("input", 20, *reversed(words("f", 0.025)))
+        for gone in (*range(30, 40), 77):
+            plc.refuse[gone] = ExcCodes.ILLEGAL_ADDRESS
+        where = ["--host", "127.0.0.1", "--port", str(plc.port), "--last", "109", "--seconds", "0.01"]
+        probed = Probed(tmp_path / "agent.toml", capsys, "modbus", *where)
+        assert probed.row(kind="holding", address=8)["float32"] == pytest.approx(49.98)
+        there = {row["address"] for row in probed.offers if row["kind"] == "holding"}
+        assert there == set(range(100)) - {*range(30, 40), 77}
+        assert any("30-39, 77, 100-109" in note for note in probed.notes)
+        with probed.reading() as reading:
+            eventually(lambda: reading.times)
+    got = dict(zip((s.name for s in reading.source.signals), reading.values[:, 0].tolist(), strict=True))
+    expected = {"holding_0": 1450, "holding_1": -300, "holding_7": 3, "holding_8": 49.98, "holding_10": 12.5}
+    assert got == pytest.approx(expected | {"input_20": 0.025})
+    assert main(["probe", "modbus", *where]) == 2, "it is gone"
+    assert "nothing answers" in capsys.readouterr().err

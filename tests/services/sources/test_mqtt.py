@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -16,6 +18,7 @@ from edge_agent.sensors.mqtt import Mapped, MqttSource
 from simulators.embedded.broker import Broker
 from tests.faults.proxy import Proxy
 from tests.services.conftest import Client
+from tests.services.sources.probing import Probed
 from tests.services.sources.reading import Reading
 from tests.support import eventually
 
@@ -160,3 +163,44 @@ def test_mappings_that_can_not_be_meant_are_refused(fields: dict[str, object]) -
     MqttSource.model_validate(whole)
     with pytest.raises(ValidationError):
         MqttSource.model_validate(whole | fields)
+
+
+def test_a_probe_lists_topics_and_paths_and_what_it_writes_is_read(
+    broker: Broker, connect: Callable[..., Client], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = f"plant/{uuid.uuid4().hex}"
+    client = connect(broker)
+    over = threading.Event()
+
+    def plant() -> None:
+        while not over.wait(0.1):
+            state = {"ts": round(time.time() * 1000), "by": "plc", "data": [{"temp": 20.5, "odd.name": "7"}]}
+            client.publish(f"{root}/state", json.dumps(state).encode())
+            client.publish(f"{root}/raw/load", b"0.5")
+            client.publish(f"{root}/raw/flow", b"12")
+            client.publish(f"{root}/blocks", a_block(1))
+            client.publish(f"{root}/text", b"hello")
+
+    publisher = threading.Thread(target=plant)
+    publisher.start()
+    try:
+        where = ["mqtt", "--port", str(broker.port), "--topic", f"{root}/#", "--seconds", "1.5"]
+        probed = Probed(tmp_path / "agent.toml", capsys, *where)
+        assert probed.row(topic=f"{root}/state", path="$.data[0].temp")["value"] == 20.5
+        assert probed.row(topic=f"{root}/text")["value"] == "no JSON"
+        by_topic = {asset.mqtt.topic.removeprefix(root): i for i, asset in enumerate(probed.assets) if asset.mqtt}
+        state = probed.assets[by_topic["/state"]].mqtt
+        assert state is not None
+        assert state.time == "$.ts"
+        with probed.reading(by_topic["/state"]) as reading:
+            eventually(lambda: reading.times)
+        raw = min(name for name in by_topic if "raw" in name)
+        with probed.reading(by_topic[raw]) as loose, probed.reading(by_topic["/blocks"]) as blocks:
+            eventually(lambda: loose.times and blocks.times)
+    finally:
+        over.set()
+        publisher.join(10)
+    assert [s.name for s in reading.source.signals] == ["data.0.temp", "data.0.odd.name"]
+    assert reading.values[:, 0].tolist() == [20.5, 7]
+    assert {s.name: loose.row(s.name)[0] for s in loose.source.signals} == {"flow": 12, "load": 0.5}
+    assert blocks.row("a")[:4] == [1] * 4

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from edge_agent.sensors.opcua import OpcUaSource
 from tests.faults.proxy import Proxy
+from tests.services.sources.probing import Probed
 from tests.services.sources.reading import Reading
 from tests.services.sources.ua_server import NAMESPACE, UaServer, certificate
 from tests.support import eventually
@@ -156,3 +157,23 @@ def test_settings_that_can_not_be_meant_are_refused(fields: dict[str, Any]) -> N
     OpcUaSource.model_validate(whole)
     with pytest.raises(ValidationError):
         OpcUaSource.model_validate(whole | fields)
+
+
+def test_a_probe_lists_variables_with_type_unit_and_status(
+    server: UaServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.describe("there", "bar", 0.0, 16.0)
+    server.write("b", 3.0, UNCERTAIN)
+    probed = Probed(tmp_path / "agent.toml", capsys, "opcua", "--url", server.url, "--asset", "pump1")
+    row = probed.row(path="Pump1/there")
+    assert (row["type"], row["unit"], row["low"], row["high"]) == ("Double", "bar", 0, 16)
+    assert row["node"] == f"nsu={NAMESPACE};s=Pump1.there"
+    assert probed.row(path="Pump1/b")["status"] == "Uncertain"
+    assert probed.row(path="Pump1/running")["type"] == "Boolean"
+    assert not any(row["path"].startswith("Server") for row in probed.offers)
+    (asset,) = probed.assets
+    assert asset.id == "pump1"
+    with probed.reading() as reading:
+        eventually(lambda: reading.times, 20)
+    assert reading.row("Pump1.there")[0] == 1
+    assert reading.source.counts["opcua_refused"] == 0

@@ -8,12 +8,14 @@ import math
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_agent.cli import main
 from edge_agent.sensors.sparkplug import SparkplugSource
 from edge_agent.sensors.sparkplug.payload import Quality, read
 from edge_agent.sensors.sparkplug.session import Kind, Node
@@ -22,6 +24,7 @@ from tests.faults.proxy import Proxy
 from tests.services.conftest import Client
 from tests.services.sources import edge_node
 from tests.services.sources.edge_node import EdgeNode, metric, payload
+from tests.services.sources.probing import Probed
 from tests.services.sources.reading import Reading
 from tests.support import eventually
 
@@ -179,3 +182,21 @@ def test_every_lost_message_is_counted_once_whatever_is_lost(lost: list[int]) ->
         assert len(told.given) == 1
     assert node.counts["gaps"] == sum(lost)
     assert not node.take(Kind.NDATA, "", read(payload([metric(2, alias=1)], seq))).given, "the same one again"
+
+
+def test_a_probe_asks_for_births_and_lists_metrics_with_their_aliases(
+    broker: Broker, group: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ["sparkplug", "--port", str(broker.port), "--seconds", "0.7", "--group", group]
+    with EdgeNode(broker.port, group) as node:
+        assert main(["probe", *where, "--node", "gw", "--listen-only"]) == 0
+        assert "births of 0 nodes" in capsys.readouterr().out
+        assert node.births == 1, "nobody was asked"
+        probed = Probed(tmp_path / "agent.toml", capsys, *where, "--node", "gw")
+        assert node.births == 2
+        row = probed.row(device="motor", metric="Speed")
+        assert (row["alias"], row["type"], row["value"], row["quality"]) == (7, "Double", 1450, "good")
+        assert [asset.id for asset in probed.assets] == [f"{group}-gw", f"{group}-gw-motor"]
+        with probed.reading(1) as reading:
+            eventually(lambda: reading.times, 20)
+    assert reading.row("Speed")[0] == 1450

@@ -89,6 +89,17 @@ class UaServer:
         )
         self._do(self._nodes[name].write_value(data))
 
+    def describe(self, name: str, unit: str, low: float, high: float) -> None:
+        """Its engineering unit and range, as an analog item has them."""
+
+        async def add() -> None:
+            node = self._nodes[name]
+            units = ua.EUInformation(DisplayName=ua.LocalizedText(unit))
+            await node.add_property(ua.NodeId(f"{name}.unit", 2), ua.QualifiedName("EngineeringUnits", 0), units)
+            await node.add_property(ua.NodeId(f"{name}.range", 2), ua.QualifiedName("EURange", 0), ua.Range(low, high))
+
+        self._do(add())
+
     def _do(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(20)
 
