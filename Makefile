@@ -14,7 +14,7 @@ help:
 	@echo "make faults       every row of docs/faults.md at full length: hours; ONLY=A3 N=50 SEED=7 make it shorter"
 	@echo "make faults BROKEN=1   each fault test fails with a program that is broken on purpose"
 	@echo "make unit         the tests that need no server: seconds"
-	@echo "make bench        speed of kernels and ingest, memory and start of the agent; ONLY=name runs one"
+	@echo "make bench        every figure of docs/benchmarks.md; ONLY=name runs one, WRITE=1 writes the page's table"
 	@echo "make lint         style, types, who may import whom"
 	@echo "make edge         the edge extra alone, installed into an empty environment, runs"
 	@echo "make clean        removes what these made, except $(VENV)"
@@ -33,7 +33,7 @@ unit: $(VENV)/.ready
 	@$(PY) -m pytest tests/unit $(ARGS)
 
 bench: $(VENV)/.ready
-	@$(PY) -m tests.bench $(ONLY)
+	@$(PY) -m tests.bench $(ONLY) $(if $(WRITE),--write)
 
 lint: $(VENV)/.ready
 	$(PY) -m ruff check .

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -62,6 +62,7 @@ log = logging.getLogger(__name__)
 
 BLOCKS: Final = 32  # between a source and the detector; a recording waits, a machine's source drops and counts
 FLUSH_S: Final = 5.0  # at the end, for what is not on disk yet
+SWITCH_S: Final = 0.0005  # how long a thread that computes in Python keeps the others, and a finished window, waiting
 AWAY_S: Final = 2.0  # between two turns of the main loop: it was stopped, or the machine slept
 LIVE: Final = ("log_level", "heartbeat_s", "notify")  # settings that change on SIGHUP
 
@@ -76,9 +77,10 @@ class Agent:
         once: bool = False,
         tell: Callable[[str], None] = print,
         again: Callable[[], Config] | None = None,
+        given: Mapping[str, sensors.Source] | None = None,
     ) -> None:
-        """`again` reads the settings anew, on SIGHUP. Raises AgentError: another agent runs here, or something it needs
-        is not usable."""
+        """`again` reads the settings anew, on SIGHUP. `given`: sources by asset, instead of those of the settings.
+        Raises AgentError: another agent runs here, or something it needs is not usable."""
         self.config, self.device, self._once, self._tell = config, config.device, once, tell
         self._again, self._to_reload = again, threading.Event()
         self.stopping = threading.Event()
@@ -94,8 +96,10 @@ class Agent:
         self._writer = Writer(self._outbox, self.health.counters, self._told, config.outbox.memory_bytes)
         self.journal = Journal(self._outbox, self._writer.put)
         self.alarms = AlarmDesk(self._outbox, self.journal, config.alarms, self.clock, self.health.counters)
-        self._sources = {a.id: sensors.open_source(a.id, a.settings, a.resample, config.broker) for a in config.asset}
-        self._blocks: queue.Queue[tuple[str, sensors.Block | None]] = queue.Queue(BLOCKS)
+        self._sources = given or {
+            a.id: sensors.open_source(a.id, a.settings, a.resample, config.broker) for a in config.asset
+        }
+        self._blocks: queue.Queue[tuple[str, sensors.Block | None, float | None]] = queue.Queue(BLOCKS)
         self._silences = {
             a.id: Silence(self.clock.monotonic(), self._sources[a.id].period_s, a.silent_after_s) for a in config.asset
         }
@@ -154,6 +158,7 @@ class Agent:
         if self._again:
             signal.signal(signal.SIGHUP, lambda *_: self._to_reload.set())
         lifeline.watch()
+        sys.setswitchinterval(SWITCH_S)
         if self.config.form.port >= 0:
             self._serving = Serving(self.desk(), self.config.form, self.config.state_dir)
             for server, name in zip(self._serving.servers, ("page", "page-help"), strict=False):
@@ -213,7 +218,7 @@ class Agent:
         told_end = False
         while not self.stopping.is_set():
             try:
-                asset, block = self._blocks.get(timeout=0.2)
+                asset, block, since = self._blocks.get(timeout=0.2)
             except queue.Empty:
                 if not told_end and self._blocks.empty() and not any(r.is_alive() for r in readers):
                     told_end = True
@@ -232,7 +237,7 @@ class Agent:
                     if block.late:  # history says nothing of how the machine is now
                         self.health.counters[f"late_samples.{asset}"] += block.times.size
                     else:
-                        self.detector.feed(asset, block.times, block.values, block.quality)
+                        self.detector.feed(asset, block.times, block.values, block.quality, since)
             self.clock.look()
             self.detector.flush()
             self._look_for_silence()
@@ -263,11 +268,12 @@ class Agent:
         """A source's thread. It may wait long for its machine: that it is silent is for `_look_for_silence` to tell."""
         source = self._sources[asset.id]
         for block in source.blocks():
+            since = None if source.ends else time.perf_counter()  # a recording is there long before its turn
             while source.ends and self._writer.crowded and not self.stopping.wait(0.01):
                 pass  # a recording waits for the disk, a machine does not
             while not self.stopping.is_set():
                 try:
-                    self._blocks.put((asset.id, block), timeout=0.2)
+                    self._blocks.put((asset.id, block, since), timeout=0.2)
                     break
                 except queue.Full:
                     continue

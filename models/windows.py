@@ -131,16 +131,19 @@ class Windower:
     ) -> Iterator[Window]:
         first_index = self.fed
         self.fed += times.size
+        if quality is not None and self._quality is None:
+            self._quality = np.zeros(self._values.shape, np.uint8)
+        if self._in_a_row(times):  # as nearly every block is
+            self._newest = float(times[-1])
+            yield from self._append(times, values, np.arange(first_index, self.fed), quality)
+            return
         kept = self._in_order(times)
         if kept.size == 0:
             return
         stamps = times[kept]
         steps = np.diff(stamps, prepend=self._newest if np.isfinite(self._newest) else stamps[0])
         self._newest = float(stamps[-1])
-        # A block without loss, which is nearly every block, is copied as a slice.
         samples = values if kept.size == times.size else values[:, kept]
-        if quality is not None and self._quality is None:
-            self._quality = np.zeros(self._values.shape, np.uint8)
         marks = quality if quality is None or kept.size == times.size else quality[:, kept]
         bounds = [0, *np.flatnonzero(steps > self._max_step_s).tolist(), kept.size]
         for i, (begin, stop) in enumerate(pairwise(bounds)):
@@ -148,6 +151,15 @@ class Windower:
                 self._break()
             part = None if marks is None else marks[:, begin:stop]
             yield from self._append(stamps[begin:stop], samples[:, begin:stop], first_index + kept[begin:stop], part)
+
+    def _in_a_row(self, times: npt.NDArray[np.float64]) -> bool:
+        """All of them are kept, and none of them comes after a gap. Whatever is not a time makes it False."""
+        if not times.size or not np.isfinite(times[0]):
+            return False
+        if np.isfinite(self._newest) and not 0 < times[0] - self._newest <= self._max_step_s:
+            return False
+        steps = times[1:] - times[:-1]
+        return not steps.size or bool(steps.min() > 0 and steps.max() <= self._max_step_s)
 
     def _in_order(self, times: npt.NDArray[np.float64]) -> npt.NDArray[np.intp]:
         """Positions of the samples that are later than every one before them."""

@@ -50,10 +50,12 @@ class Detector:
         times: NDArray[np.float64],
         values: NDArray[np.float32],
         quality: NDArray[np.uint8] | None = None,
+        since: float | None = None,
     ) -> None:
-        """A block of samples; what comes of it is in the outbox when this returns."""
+        """A block of samples; what comes of it is on its way to the outbox when this returns. `since`: when it came, by
+        `time.perf_counter`; now, if left out."""
         with self._lock:
-            bodies = list(self.pipelines[asset].feed(times, values, self._pairs, quality))
+            bodies = list(self.pipelines[asset].feed(times, values, self._pairs, quality, since))
         if bodies:
             self._put(bodies)
         if self._shadow:  # after what matters is safe

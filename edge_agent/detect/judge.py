@@ -123,11 +123,21 @@ class Judge:
             except OSError as exc:  # the disk is full: this run knows what is normal, the next one learns it again
                 log.error("what is normal is not on disk", extra={"reason": str(exc)})
 
-    def see(self, vector: NDArray[np.float64]) -> Seen:
-        """Score one window and move the episode along."""
+    def see_ahead(self, vectors: NDArray[np.float64]) -> list[Scored | None]:
+        """Scores of windows that came together, for `see`; None: it is still to be had."""
+        if len(vectors) < 2 or self.learning:
+            return [None] * len(vectors)
+        with contextlib.suppress(Exception):  # as in _score; which of them it is shows when each is scored alone
+            scored = self.scorer.score_all(self.inputs(vectors), self.reference)
+            if len(scored) == len(vectors):
+                return [*scored]
+        return [None] * len(vectors)
+
+    def see(self, vector: NDArray[np.float64], scored: Scored | None = None) -> Seen:
+        """Score one window, if that was not done ahead, and move the episode along."""
         began = time.perf_counter()
-        inputs = self._inputs(vector)
-        scored = self._score(inputs)
+        inputs = self.inputs(vector)
+        scored = scored or self._score(inputs)
         self.bad = 0 if math.isfinite(scored.score) else self.bad + 1
         left, pattern = self._without_patterns(scored, inputs)
         self._recent.append(scored.score if math.isfinite(scored.score) else 0.0)
@@ -156,7 +166,7 @@ class Judge:
         self._regions, self._space = [], self._find_space()
         if self._space is not None:
             for pattern in self._patterns:
-                inputs = [self._inputs(v) for v in pattern.vectors.astype(np.float64)]
+                inputs = [self.inputs(v) for v in pattern.vectors.astype(np.float64)]
                 quiet = pattern.names == tuple(self._names) and region(
                     pattern, inputs, self._space, lambda x: self._score(x).score < self.rule.raise_at
                 )
@@ -190,8 +200,9 @@ class Judge:
         spread = np.array([u.spread for u in usual])
         return Space(np.array([u.center for u in usual]), np.diag(1 / spread), np.diag(spread))
 
-    def _inputs(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
-        return self._selection.apply(vector) if self.reference is not None else vector[self._positions]
+    def inputs(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What the model is given of float64[..., n_features]."""
+        return self._selection.apply(vector) if self.reference is not None else vector[..., self._positions]
 
     def _score(self, inputs: NDArray[np.float64]) -> Scored:
         try:

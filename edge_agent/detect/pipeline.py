@@ -8,6 +8,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from itertools import islice
 from pathlib import Path
 from typing import Final, Literal
 from uuid import UUID
@@ -42,7 +43,7 @@ from models.contract.messages import (
 )
 from models.contract.signals import Quality, Signal, WindowSpec
 from models.features.extract import Extractor
-from models.scoring import Scorer
+from models.scoring import Scored, Scorer
 from models.setback import Piece, SetBack
 from models.suppress import Pattern
 from models.windows import RATE_OFF, Window, Windower
@@ -50,6 +51,7 @@ from models.windows import RATE_OFF, Window, Windower
 UPDATE_EVERY_S: Final = 10.0  # an open episode is told again at most so often,
 UPDATE_STEP: Final = 0.05  # and only when its score has risen by so much
 CLOCK_OFF_S: Final = 300.0  # a machine's window this far ahead of our time has no right time; as the server sees it
+AT_ONCE: Final = 16  # windows of one block whose scores are computed together
 HARD_BAND: Final = 0.1  # a score this close to the threshold is a hard example
 
 
@@ -75,7 +77,8 @@ class Pipeline:
         self._windower = Windower(spec, len(signals))
         self._set_back, self._was_set_back = SetBack(), False
         self.wear = Wear(asset.id, [s.name for s in signals], spec, folder, clock)
-        self._vector = np.empty(len(self.names))
+        self._vectors = np.empty((AT_ONCE, len(self.names)))
+        self._bounded = [i for i, s in enumerate(signals) if s.low is not None or s.high is not None]
         self._episodes = Episodes(rules.hold_s, rules.min_open_s)
         self._since_low = SUDDEN + 1  # windows since the score was far from an alarm
         self.maintenance: Maintenance | None = None  # it mutes
@@ -117,6 +120,7 @@ class Pipeline:
         values: NDArray[np.float32],
         pairs: Pairs,
         quality: NDArray[np.uint8] | None = None,
+        since: float | None = None,
     ) -> Iterator[Body]:
         """What is to be sent for a block: times float64[n] in epoch seconds, values float32[n_signals, n], quality
         uint8[n_signals, n] or all good."""
@@ -130,8 +134,9 @@ class Pipeline:
             self._was_set_back = True
             self._windower.reset()
         for piece in pieces:
-            for window in self._windower.feed(piece.times, *piece.rest):
-                yield from self.see(window, pairs)
+            windows = self._windower.feed(piece.times, *piece.rest)
+            while together := list(islice(windows, AT_ONCE)):
+                yield from self._see_all(together, pairs, since or time.perf_counter())
 
     def resume(self, event: AlarmEvent) -> bool:
         """Go on with an episode that was open when the agent ended. False: it can not be told how it went on."""
@@ -178,10 +183,29 @@ class Pipeline:
         if rows and self.current and self.current.scorer.learns_on_device:
             self.current.learn_anew(max(8, (rows - self.spec.n_samples) // self.spec.hop + 1))
 
-    def see(self, window: Window, pairs: Pairs) -> Iterator[Body]:
-        """One window through features, scores and episode."""
-        began = time.perf_counter()
-        if fault := self._unusable(window):
+    def _see_all(self, windows: Sequence[Window], pairs: Pairs, began: float) -> Iterator[Body]:
+        """Windows that came together through features, scores and episodes, in their order."""
+        assert self.current
+        vectors = self._vectors[: len(windows)]
+        for window, vector in zip(windows, vectors, strict=True):
+            self._extract(window.values, vector)
+        whole = [bool(np.isfinite(vector).all()) for vector in vectors]
+        together = all(whole) and not self.candidate  # a trial compares what each window takes either model
+        scored = self.current.see_ahead(vectors) if together else [None] * len(windows)
+        for each in zip(windows, vectors, whole, scored, strict=True):
+            yield from self._see(*each, pairs, began)
+
+    def _see(
+        self,
+        window: Window,
+        vector: NDArray[np.float64],
+        whole: bool,
+        scored: Scored | None,
+        pairs: Pairs,
+        began: float,
+    ) -> Iterator[Body]:
+        """One window: is it to be believed, what does it say, what follows."""
+        if fault := self._unusable(window, whole):
             self.dropped[fault[1]] += 1
             if fault != self._bad_signal:  # one fault, one message
                 yield self._sensor_message(fault, window)
@@ -189,8 +213,7 @@ class Pipeline:
             return
         self._bad_signal = None
         assert self.current
-        vector = self._extract(window.values, self._vector)
-        if not np.isfinite(vector).all():  # beyond what float32 holds
+        if not whole:  # beyond what float32 holds
             self.dropped["not_finite_features"] += 1
             return
         self.windows += 1
@@ -201,7 +224,7 @@ class Pipeline:
                 self.current.learn(vector)
                 self._normal.keep(window)
             return
-        current = self.current.see(vector)
+        current = self.current.see(vector, scored)
         candidate = self.candidate.see(vector) if self.candidate and not self.candidate.learning else None
         if self.candidate and self.candidate.learning and not (current.over or flags):
             self.candidate.learn(vector)
@@ -270,17 +293,17 @@ class Pipeline:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _unusable(self, window: Window) -> tuple[str | None, FaultOfSensor] | None:
-        """Why a window can not be scored, and of which signal; None: of all."""
+    def _unusable(self, window: Window, whole: bool) -> tuple[str | None, FaultOfSensor] | None:
+        """Why a window can not be scored, and of which signal; None: of all. `whole`: every feature, and so every
+        sample, is a number."""
         if window.quality is not None and window.worst >= Quality.BAD:
             return self.signals[int(window.quality.argmax())].name, FaultOfSensor.BAD_QUALITY
         if window.step_s and abs(window.step_s * self.spec.rate_hz - 1) > RATE_OFF:
             return None, FaultOfSensor.SAMPLE_RATE
-        finite = np.isfinite(window.values).all(axis=1)
-        if not finite.all():
+        if not whole and not (finite := np.isfinite(window.values).all(axis=1)).all():
             return self.signals[int(np.argmin(finite))].name, FaultOfSensor.NOT_A_NUMBER
-        for signal, samples in zip(self.signals, window.values, strict=True):
-            low, high = signal.low, signal.high
+        for i in self._bounded:
+            signal, samples, low, high = self.signals[i], window.values[i], self.signals[i].low, self.signals[i].high
             if (low is not None and samples.min() < low) or (high is not None and samples.max() > high):
                 return signal.name, FaultOfSensor.OUT_OF_RANGE
         return None
@@ -312,7 +335,9 @@ class Pipeline:
             return
         bundle = judge.scorer.bundle
         classes = bundle.manifest.classifier.classes if bundle.manifest.classifier else ()
-        log = self._logs.setdefault(bundle.sha256, PredictionLog(self.asset.id, bundle.ref, classes, self._clock))
+        log = self._logs.get(bundle.sha256)
+        if log is None:
+            log = self._logs[bundle.sha256] = PredictionLog(self.asset.id, bundle.ref, classes, self._clock)
         log.add(trace, window, seen, flags)
         if log.due and (message := log.take()):
             yield message

@@ -10,6 +10,7 @@ import hashlib
 import io
 import zipfile
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, Final
 
 from pydantic import Field
@@ -68,7 +69,7 @@ class Bundle:
     data: bytes
     sha256: str
 
-    @property
+    @cached_property
     def ref(self) -> ModelRef:
         return ModelRef(name=self.manifest.name, version=self.manifest.version, sha256=self.sha256)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import timeit
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,11 @@ class Bench:
     better: Literal["higher", "lower"]
     run: Callable[[], tuple[float, float]]
     needs: str = ""  # a variable of the environment, without which it is left out
+
+    def facts(self) -> dict[str, Any]:
+        """All but how it is measured."""
+        facts = asdict(self) | {"figure": self.name}
+        return {name: facts[name] for name in ("figure", "unit", "peer", "floor", "goal", "better")}
 
     def ok(self, ratio: float) -> bool:
         """False below the floor (above it, where lower is better)."""

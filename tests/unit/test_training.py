@@ -46,6 +46,8 @@ def test_the_bundle_scores_as_what_was_trained(shape: object) -> None:
     scorer.check_canary()
     positions = scorer.positions(data.names)
     scores = np.array([scorer.score(row[positions]).score for row in data.vectors])
+    together = scorer.score_all(data.vectors[:, positions])
+    np.testing.assert_allclose([scored.score for scored in together], scores, atol=1e-6)
     assert np.isfinite(scores).all()
     held, normal = data.holdout, data.classes == NORMAL
     assert (scores[held & normal] >= 0.5).mean() < 0.05

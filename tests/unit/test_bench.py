@@ -1,0 +1,37 @@
+"""A device can measure itself, and a page's figures are those that were measured."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.bench import page
+
+STATIONS = {"read", "window", "features", "inference", "decide", "store"}
+
+
+def test_a_device_measures_itself(tmp_path: Path) -> None:
+    argv = [sys.executable, "-m", "edge_agent", "bench", "--quick", "--json", "--config", str(tmp_path / "none.toml")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120)
+    found = json.loads(done.stdout)
+    assert set(found["stations"]) == STATIONS
+    assert all(0 < us["p50_us"] <= us["p99_us"] for us in found["stations"].values())
+    assert min(found["samples_per_s"], found["start_s"], found["rss_bytes"]) > 0
+
+
+def test_figures_are_written_and_those_not_measured_stay(tmp_path: Path) -> None:
+    path = tmp_path / "benchmarks.md"
+    path.write_text(f"before\n{page.BEGIN}\n{page.END}\nafter\n")
+    line = {"figure": "speed", "value": 2.0, "unit": "us", "peer": "NumPy", "ratio": 8.0, "floor": 4, "goal": 16}
+    line |= {"better": "higher", "ok": True, "problem": ""}
+    page.write([line, line | {"figure": "other", "ratio": 3.0, "ok": False}], path)
+    page.write([line | {"ratio": 20.0}, line | {"figure": "other", "value": None, "problem": "no disk"}], path)
+    text = path.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    rows = [row.split(" | ") for row in text.splitlines() if row.startswith("| `")]
+    assert [(row[0], row[3], row[6]) for row in rows] == [
+        ("| `other`", "3", "**falls short**"), ("| `speed`", "20", "goal"),
+    ]  # fmt: skip
