@@ -28,6 +28,7 @@ from edge_agent.detect import Detector, Pipeline
 from edge_agent.errors import AgentError, AlreadyRunning, BundleRejected
 from edge_agent.files import write_whole
 from edge_agent.health import Health, rss_bytes
+from edge_agent.local import Local
 from edge_agent.notify import Notifier
 from edge_agent.outbox import Outbox, Writer
 from edge_agent.page import Desk, Serving
@@ -36,6 +37,7 @@ from edge_agent.rollout.examine import examine
 from edge_agent.rollout.machine import Rollout
 from edge_agent.rollout.report import for_heartbeat, for_status
 from edge_agent.sensors.silence import Silence
+from edge_agent.status import Kept, Live
 from edge_agent.uplink import Uplink
 from edge_agent.vitals import Pulse, Vitals, no_pulse
 from models import lifeline
@@ -167,6 +169,8 @@ class Agent:
             self._tell(f"page: {url}/")
             write_whole(self.config.state_dir / "page.json", json.dumps({"url": url}).encode())
         readers = [self._start(f"source-{a.id}", partial(self._read, a)) for a in self.config.asset]
+        self._local = Local(self.config.state_dir, self.status)
+        self._start("local", self._local.loop)
         self._start("writer", self._writer.loop)
         self._start("rollout", self.rollout.loop)
         self._start("alarms", self.alarms.loop)
@@ -195,21 +199,26 @@ class Agent:
         return Desk(self, self.journal, attachments, self.alarms, self.detector.health, self.clock.now, sign_in)
 
     def status(self) -> dict[str, Any]:
-        """What `edge-agent status` and the page show."""
-        running = self.rollout.running
-        return {
-            "device": self.device,
-            "model": running.model_dump(),
-            "switch": for_status(self.rollout.memory),
-            "step": self.rollout.step.value,
-            "connected": self._uplink.connected if self._uplink else None,
-            "waiting": {stream.value: n for stream, n in self._outbox.waiting().items()},
-            "assets": {name: a.model_dump(mode="json") for name, a in self.detector.health().items()},
-            "outbox": {stream.value: _counted(count) for stream, count in self._outbox.counts().items()},
-            "counters": dict(self.health.counters),
-            "uptime_s": round(self.health.uptime_s, 1),
-            "rss_bytes": rss_bytes(),
-        }
+        """What runs here now: `live` of docs/status.md."""
+        uplink = self._uplink
+        live = Live(
+            device=self.device,
+            model=self.rollout.running,
+            step=self.rollout.step.value,
+            switch=for_status(self.rollout.memory),
+            connected=uplink.connected if uplink else None,
+            link=uplink.problem if uplink else "",
+            budget=uplink.budget.used_share() if uplink else None,
+            time_quality=self.clock.quality,
+            storage=self._outbox.storage(self._writer.buffered),
+            waiting={stream.value: n for stream, n in self._outbox.waiting().items()},
+            outbox={stream.value: _counted(count) for stream, count in self._outbox.counts().items()},
+            assets=self.detector.health(),
+            counters=dict(self.health.counters + self.clock.counters),
+            uptime_s=round(self.health.uptime_s, 1),
+            rss_bytes=rss_bytes(),
+        )
+        return live.model_dump(mode="json")
 
     # -- the work -----------------------------------------------------------------------------------------------
 
@@ -419,10 +428,11 @@ class Agent:
             self._uplink.stop()
         if self._serving:
             self._serving.stop()
+        self._local.stop()
         self.clock.close()
         self._writer.stop()
         for thread in threading.enumerate():
-            if thread.name.startswith(("source-", "notify-", "rollout", "alarms", "uplink", "page", "writer")):
+            if thread.name.startswith(("source-", "notify-", "rollout", "alarms", "uplink", "page", "local", "writer")):
                 thread.join(3.0)
 
 
@@ -446,13 +456,13 @@ def line_for(body: Body) -> str | None:
     return None
 
 
-def _counted(count: StreamCount) -> dict[str, Any]:
+def _counted(count: StreamCount) -> Kept:
     def n(ranges: Iterable[SeqRange]) -> int:
         return sum(last - first + 1 for first, last in ranges)
 
     evicted = {cause: n(ranges) for cause, ranges in count.evicted.items()}
     waiting = n(count.waiting)
-    return {"produced": count.produced, "waiting": waiting, "waiting_bytes": count.waiting_bytes, "evicted": evicted}
+    return Kept(produced=count.produced, waiting=waiting, waiting_bytes=count.waiting_bytes, evicted=evicted)
 
 
 def _keys(paths: Sequence[Path], trust: Trust | None) -> PublicKeys | None:

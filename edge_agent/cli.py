@@ -49,23 +49,35 @@ def _tell(config: settings.Config) -> Callable[[str], None]:
 
 def status(args: argparse.Namespace) -> int:
     """Show what runs here and what waits, also while the agent is stopped."""
+    from edge_agent import local
     from edge_agent.bundles import Memory
     from edge_agent.outbox import Outbox
     from edge_agent.rollout.report import for_status
+    from edge_agent.state import agent_version
+    from edge_agent.status import Status
 
     config = settings.load(args.config)
     memory, outbox = Memory(config.state_dir), Outbox.beside(config.state_dir, config.outbox)
-    shown = {
-        "device": config.device,
-        "agent": "running" if _runs(config.state_dir) else "stopped",
-        "page": _page(config.state_dir),
-        "current": memory.get("current"),
-        "previous": memory.get("previous"),
-        **{name: value for name, value in for_status(memory).items() if args.json or not isinstance(value, dict)},
-        "assignment": memory.get("sequence", 0),
-        "waiting": {stream.value: n for stream, n in outbox.waiting().items()},
-    }
-    print(json.dumps(shown) if args.json else "\n".join(f"{name:12} {_plain(value)}" for name, value in shown.items()))
+    said = Status(
+        device=config.device,
+        version=agent_version(),
+        agent="running" if _runs(config.state_dir) else "stopped",
+        page=_page(config.state_dir),
+        current=memory.get("current"),
+        previous=memory.get("previous"),
+        **for_status(memory),
+        assignment=memory.get("sequence", 0),
+        waiting={stream.value: n for stream, n in outbox.waiting().items()},
+        live=local.ask(config.state_dir),
+    )
+    if args.json:
+        print(said.model_dump_json())
+        return 0
+    shown = said.model_dump(exclude={"evidence", "report", "live"})
+    if live := said.live:
+        shown["link"] = {None: "no broker is configured", True: "connected"}.get(live.connected, live.link)
+        shown |= {name: f"{a.state}{', in alarm' if a.alarm else ''}" for name, a in live.assets.items()}
+    print("\n".join(f"{name:12} {_plain(value)}" for name, value in shown.items()))
     return 0
 
 

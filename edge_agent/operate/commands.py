@@ -48,7 +48,8 @@ def check(args: argparse.Namespace) -> int:
 def doctor(args: argparse.Namespace, where: WHERE) -> int:
     """Say what is wrong with this device and what to do. Exit code 0: nothing, 1: something to look at, 2: something is
     broken."""
-    from edge_agent.operate.doctor import Finding, examine, verdict
+    from edge_agent.operate.doctor import examine, verdict
+    from edge_agent.operate.finding import Finding
 
     found_mistakes = checks.mistakes(args.config)
     try:

@@ -2,49 +2,43 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import socket
 import sqlite3
 import ssl
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from cryptography import x509
 
-from edge_agent import state
+from edge_agent import certificate as station
+from edge_agent import local, state
 from edge_agent.bundles import BundleStore, Memory
 from edge_agent.clock import Clock
 from edge_agent.config import Config
 from edge_agent.errors import AgentError, StateTooNew
+from edge_agent.operate.finding import Finding, State
+from edge_agent.operate.running import findings
 from edge_agent.outbox import Outbox
+from edge_agent.rollout.report import problem_of
+from edge_agent.status import Live
 from models.contract.base import TimeQuality
 
-State = Literal["ok", "look", "broken"]
 SOON_DAYS: Final = 30
 DAY_S: Final = 86400.0
 LITTLE_DISK: Final = 64 * 2**20
 
 
-class Finding(NamedTuple):
-    """One thing looked at."""
-
-    part: str
-    state: State
-    says: str
-    do: str = ""
-
-
 def examine(config: Config, mistakes: list[str], page: str | None, running: bool) -> list[Finding]:
     """All findings, in the order in which one would look."""
+    case = _Case(config, page, running, local.ask(config.state_dir) if running else None)
     found = [Finding("config", "broken", line, "correct the file") for line in mistakes]
     found = found or [Finding("config", "ok", "no mistake")]
-    for look in (_agent, _clock, _disk, _state, _model, _outbox, _broker, _certificates, _keys, _sources):
+    for look in LOOKS:
         try:
-            found += look(_Case(config, page, running))
+            found += look(case)
         except StateTooNew:
             pass  # `_state` has told
         except (AgentError, OSError, sqlite3.Error, ValueError) as exc:
@@ -62,10 +56,13 @@ class _Case(NamedTuple):
     config: Config
     page: str | None
     running: bool
+    live: dict[str, Any] | None
 
 
 def _agent(case: _Case) -> Iterator[Finding]:
-    if case.running:
+    if case.running and not case.live:
+        yield Finding("agent", "look", "runs and does not answer", "look again; edge-agent doctor as the agent's user")
+    elif case.running:
         yield Finding("agent", "ok", f"runs{f', page at {case.page}' if case.page else ''}")
     else:
         yield Finding("agent", "look", "does not run", "systemctl start edge-agent; its log says why not")
@@ -123,7 +120,15 @@ def _model(case: _Case) -> Iterator[Finding]:
     if not (case.config.state_dir / "rollout.db").exists():
         return
     with closing(Memory(case.config.state_dir)) as memory:
-        current = memory.get("current")
+        current, problem, denied = memory.get("current"), problem_of(memory), len(memory.get("failed", []))
+        falls = memory.get("falls", 0)
+    if falls > 1:
+        says = f"the agent has fallen {falls} times in a row: crash, out of memory, watchdog or power"
+        yield Finding("agent", "look", says, "journalctl -u edge-agent; does it begin with a new model?")
+    if problem:
+        yield Finding("model", "broken", f"what runs is not what should: {problem}", "roll a release out, or back")
+    if denied:
+        yield Finding("model", "ok", f"{denied} that this device has sent away: edge-agent model list says why")
     if current is None:
         return
     try:
@@ -136,6 +141,9 @@ def _model(case: _Case) -> Iterator[Finding]:
 def _outbox(case: _Case) -> Iterator[Finding]:
     if not (case.config.state_dir / "outbox.db").exists():
         return
+    if aside := sorted(path.name for path in case.config.state_dir.glob("outbox.aside-*.db")):
+        do = "docs/outbox.md; remove them when the server's ledger closes"
+        yield Finding("outbox", "look", f"set aside, with what could not be saved: {', '.join(aside)}", do)
     with closing(Outbox.beside(case.config.state_dir, case.config.outbox)) as outbox:
         counts = outbox.counts()
     for stream, count in counts.items():
@@ -190,6 +198,11 @@ def _certificates(case: _Case) -> Iterator[Finding]:
         days = (certificate.not_valid_after_utc.timestamp() - Clock(case.config.state_dir).time()) / DAY_S
         yield _lasts("certificate", "this device's certificate", days, "have a new one made")
 
+    state_dir = case.config.state_dir
+    if case.config.form.names and station.files(state_dir).chain.exists():
+        days = (station.ends(state_dir).timestamp() - Clock(state_dir).time()) / DAY_S
+        yield _lasts("certificate", "the page's certificate", days, "edge-agent certificate: a running agent renews it")
+
 
 def _keys(case: _Case) -> Iterator[Finding]:
     broker, trust = case.config.broker, case.config.trust
@@ -208,17 +221,12 @@ def _keys(case: _Case) -> Iterator[Finding]:
         yield Finding("keys", "ok", f"{len(trust.server_keys)} of servers, {len(trust.approval_keys)} of approvers")
 
 
-def _sources(case: _Case) -> Iterator[Finding]:
-    if case.page is None:
-        return
-    with urllib.request.urlopen(f"{case.page}/api/status", timeout=5) as answer:  # noqa: S310 - the agent's own page
-        assets: dict[str, Any] = json.load(answer)["assets"]
-    for name, asset in assets.items():
-        if asset["state"] in ("silent", "waiting"):
-            yield Finding("source", "broken", f"{name} gives nothing", "power, cable, address of its source")
-        else:
-            dropped = ", ".join(f"{n} {cause}" for cause, n in asset["dropped"].items())
-            yield Finding("source", "ok", f"{name} is {asset['state']}{f'; dropped {dropped}' if dropped else ''}")
+def _running(case: _Case) -> Iterator[Finding]:
+    if case.live:
+        yield from findings(Live.model_validate(case.live))
+
+
+LOOKS: Final = (_agent, _clock, _disk, _state, _model, _outbox, _broker, _certificates, _keys, _running)
 
 
 def _lasts(part: str, what: str, days: float, do: str) -> Finding:

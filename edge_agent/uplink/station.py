@@ -78,6 +78,7 @@ class Uplink:
         self._seen, self._looked_at = -1, 0.0
         self._never_stored: set[Place] = set()
         self._spent = 0
+        self.problem = "not tried yet"  # why there is no connection; "": there is one
         self.connected_at = 0.0  # when the connection that stands was made, monotonic
 
     @property
@@ -131,7 +132,7 @@ class Uplink:
 
     def _on_connect(self) -> None:
         self._link.publish(topics.session(self.device), self._session("birth"))
-        self.connected_at = self._clock.monotonic()
+        self.connected_at, self.problem = self._clock.monotonic(), ""
         self._mids.clear()
         self._lanes.forget()
         self._seen = -1
@@ -144,7 +145,7 @@ class Uplink:
         reason = why(down.code)
         wait_s = self._backoff.wait_s(reason)
         self._next_try = self._clock.monotonic() + wait_s
-        refused = down.reason.startswith("refused")
+        refused, self.problem = down.reason.startswith("refused"), down.reason
         self._counters[f"connections_{'lost' if down.stood else 'refused' if refused else 'failed'}"] += 1
         words = "connection to the broker lost" if down.stood else "no connection to the broker"
         (log.warning if refused else log.info)(words, extra={"reason": down.reason, "again_in_s": round(wait_s, 1)})

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge_agent import config, sensors
+from edge_agent import config, sensors, status
 from models.contract.features import as_table
 
 ROOT = Path(__file__).parents[2]
@@ -31,6 +31,10 @@ def test_every_row_names_a_test_that_exists(name: str) -> None:
 
 def test_the_table_of_features_is_the_catalogue() -> None:
     assert (ROOT / "docs/features.md").read_text() == as_table()
+
+
+def test_the_table_of_the_status_is_what_it_says() -> None:
+    assert (ROOT / "docs/status.md").read_text() == status.as_table()
 
 
 def test_every_link_between_documents_leads_somewhere() -> None:

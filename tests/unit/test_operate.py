@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
+import threading
 import time
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from edge_agent.agent import Agent
+from edge_agent.bundles import Memory
 from edge_agent.cli import main
 from edge_agent.clock import Clock, store_floor
 from edge_agent.config import OutboxRoom, load
 from edge_agent.operate.check import mistakes
+from edge_agent.operate.running import COUNTED, findings
 from edge_agent.outbox import Outbox
 from edge_agent.people import People
+from edge_agent.status import Live, Status
+from models import lifeline
 from models.bundle.signing import SigningKey, public_pem
-from models.contract.base import Stream, TimeQuality
+from models.contract.base import ModelRef, Stream, TimeQuality
 from models.contract.codec import load as load_body
-from models.contract.messages import Annotation
+from models.contract.messages import Annotation, AssetHealth, StorageHealth
 from models.form.signin import hashed, plain
-from tests.builders import an_event
+from tests.builders import USUAL, an_event
+from tests.support import eventually
 from tests.tls import Ca
 
 SECRET = "correct-horse-battery"
@@ -213,3 +222,89 @@ def test_who_is_at_the_device_goes_by_its_clock_and_ends_nothing_of_others(
     code = json.loads(capsys.readouterr().out.splitlines()[-1])["code"]
     with closing(People(state / "people.db")) as people:
         assert people.take_code(hashed(plain(code)), Clock(state).now())
+
+
+class Running:
+    """An agent on this configuration, in this process."""
+
+    def __init__(self, folder: Path, more: str) -> None:
+        (folder / "agent.toml").write_text(GOOD.replace("[form]", '[form]\nsign_in = "enrolled"') + more)
+        self.agent = Agent(load(folder / "agent.toml"), tell=str)
+        self.thread = threading.Thread(target=self.agent.run)
+        self.thread.start()
+
+    def stop(self) -> None:
+        self.agent.stopping.set()
+        self.thread.join(20)
+
+
+def test_beside_a_running_agent_status_and_doctor_say_what_only_it_knows(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the page off, and where people sign in."""
+    monkeypatch.setattr(signal, "signal", lambda *_: None)  # not in this thread
+    monkeypatch.setattr(lifeline, "watch", lambda: None)
+    running = Running(folder, "[broker]\nport = 1\n")
+    path = str(folder / "agent.toml")
+    try:
+        running.agent.health.counters.update({"receipts_refused": 3, "dropped_in_memory.raw": 7, "notices_told": 1})
+
+        def live() -> dict[str, Any] | None:
+            capsys.readouterr()
+            assert main(["status", "--json", "--config", path]) == 0
+            said = Status.model_validate_json(capsys.readouterr().out)
+            assert said.agent == "running"
+            return said.live.model_dump() if said.live and said.live.link.startswith("Connection") else None
+
+        found = eventually(live, timeout=30)
+        assert found["connected"] is False
+        assert found["counters"]["receipts_refused"] == 3
+        assert main(["status", "--config", path]) == 0
+        shown = capsys.readouterr().out
+        assert "Connection refused" in shown
+        assert "pump1 " in shown
+        code, wrong = doctor(folder, capsys)
+    finally:
+        running.stop()
+    assert code == 2
+    assert "no connection to the broker" in wrong["link"][0]
+    assert any("3 receipts that are not of the server" in line for line in wrong["keys"])
+    assert any("7 records given up in memory, waiting for the disk (raw)" in line for line in wrong["disk"])
+    assert "notices_told" not in str(wrong)
+    assert not (folder / "state/agent.sock").exists()
+
+
+def test_every_trouble_that_the_agent_tells_is_found(folder: Path) -> None:
+    live = Live(
+        device="plant1.gw1", model=ModelRef.model_validate(USUAL), step="active", switch={}, connected=False,
+        link="refused: Not authorized", budget=0.8, time_quality=TimeQuality.SYNCED,
+        storage=StorageHealth(state="unusable", reason="read-only"), waiting={}, outbox={},
+        assets={"pump1": AssetHealth(state="silent"), "pump2": AssetHealth(state="scoring", dropped={"gap": 2})},
+        counters=dict.fromkeys(COUNTED, 1), uptime_s=1, rss_bytes=1,
+    )  # fmt: skip
+    found = list(findings(live))
+    assert {(f.part, f.state) for f in found if f.state != "ok"} == {
+        ("link", "broken"), ("budget", "look"), ("disk", "broken"), ("source", "broken"),
+        *((part, "look") for part, *_ in COUNTED.values()),
+    }  # fmt: skip
+    assert all(f.do for f in found if f.state != "ok")
+    assert any("2 gap" in f.says for f in found)
+    source = "".join(path.read_text() for path in (Path(__file__).parents[2] / "edge_agent").rglob("*.py"))
+    for counter in COUNTED:
+        assert f'"{counter}' in source.replace(f'"{counter}": (', ""), f"nobody counts {counter}"
+
+
+def test_what_the_disk_alone_says_is_found_with_the_agent_stopped(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = folder / "state"
+    Outbox(state / "outbox.db").close()
+    (state / "outbox.aside-1.db").write_text("")
+    with closing(Memory(state)) as memory:
+        last = {"reason": "could not go back: nothing is left"}
+        memory.set(step="inconsistent", last=last, falls=3, failed=["a" * 64])
+    code, wrong = doctor(folder, capsys)
+    assert code == 2
+    assert "could not go back" in wrong["model"][0]
+    assert any("fallen 3 times" in line for line in wrong["agent"])
+    assert "outbox.aside-1.db" in wrong["outbox"][0]
