@@ -53,7 +53,12 @@ class Scorer:
     @property
     def learns_on_device(self) -> bool:
         """True: needs a Reference for each asset before it can score."""
-        return self.manifest.novelty.calibration == "self"
+        return self.manifest.novelty.calibration != "trained"
+
+    @property
+    def relative(self) -> bool:
+        """True: of that Reference it takes the center of its own inputs alone."""
+        return self.manifest.novelty.calibration == "relative"
 
     def positions(self, names: Sequence[str]) -> NDArray[np.intp]:
         """Where this bundle's inputs stand in a vector with these names.
@@ -136,18 +141,17 @@ class Scorer:
         return Scored(score, self._classes[likeliest], dict(zip(self._classes, shares, strict=True)))
 
     def _novelty_of(self, x: NDArray[np.float32], reference: Reference | None) -> list[float]:
+        feed = {"features": x}
         if self.learns_on_device:
             if reference is None:
                 raise BadBundle("this bundle scores only after it has learned what is normal")
-            feed = {
-                "features": x,
-                "center": reference.center.astype(np.float32),
-                "whiten": reference.whiten.astype(np.float32),
-                "limit": np.array([reference.limit], dtype=np.float32),
-            }
-            found: list[float] = self._novelty.run(["score"], feed)[0].reshape(-1).tolist()
-            return found
-        raw = self._novelty.run(["raw"], {"features": x})[0].reshape(-1).tolist()
+            feed["center"] = reference.center.astype(np.float32)
+            if not self.relative:
+                feed["whiten"] = reference.whiten.astype(np.float32)
+                feed["limit"] = np.array([reference.limit], dtype=np.float32)
+                found: list[float] = self._novelty.run(["score"], feed)[0].reshape(-1).tolist()
+                return found
+        raw = self._novelty.run(["raw"], feed)[0].reshape(-1).tolist()
         spec = self.manifest.novelty
         # Clipped: far beyond either end exp overflows, and the score is 0 or 1 all the same. nan stays nan.
         distances = ((each - spec.limit) / spec.scale for each in raw)
@@ -165,6 +169,6 @@ def _session(data: bytes) -> ort.InferenceSession:
 
 
 def _reference(case: CanaryCase) -> Reference | None:
-    if case.center is None or case.whiten is None or case.limit is None:
+    if case.center is None:
         return None
-    return Reference(center=np.array(case.center), whiten=np.array(case.whiten), limit=case.limit)
+    return Reference(np.array(case.center), np.array(case.whiten or ()), case.limit or 0.0)

@@ -88,6 +88,11 @@ def select(signals: Sequence[str], rate_hz: float) -> Selection:
     return Selection(np.array(indexes, np.int64), np.array(logarithm, np.bool_), np.array(weights), slow)
 
 
+def feature_at(position: int) -> str:
+    """The feature's name, whatever the signal."""
+    return NAMES[position % len(NAMES)]
+
+
 def fit(vectors: Floats, selection: Selection, overlap: float = 1.0, false_alarm: float = FALSE_ALARM) -> Reference:
     """Learn what is normal.
 

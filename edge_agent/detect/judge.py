@@ -111,7 +111,7 @@ class Judge:
 
     def finish_learning(self) -> None:
         """Fix what is normal by the windows seen so far. Raises selfref.TooFew."""
-        self.reference = selfref.fit(np.array(self._learned), self._selection, self._overlap)
+        self.reference = self._beginning() if self.scorer.relative else self._own_normal()
         self._learned.clear()
         self.suppress(self._patterns)
         if self._file:
@@ -122,6 +122,16 @@ class Judge:
                 write_whole(self._file, whole.getvalue())
             except OSError as exc:  # the disk is full: this run knows what is normal, the next one learns it again
                 log.error("what is normal is not on disk", extra={"reason": str(exc)})
+
+    def _own_normal(self) -> selfref.Reference:
+        return selfref.fit(np.array(self._learned), self._selection, self._overlap)
+
+    def _beginning(self) -> selfref.Reference:
+        """Where this asset's inputs were; how far apart they usually are, other machines have told."""
+        spread = np.array([each.spread for each in self.scorer.manifest.usual or ()])
+        inputs = np.array(self._learned)[:, self._positions]
+        limit = -self.scorer.manifest.novelty.limit
+        return selfref.Reference(np.median(inputs, axis=0), np.diag(1 / spread), limit)
 
     def see_ahead(self, vectors: NDArray[np.float64]) -> list[Scored | None]:
         """Scores of windows that came together, for `see`; None: it is still to be had."""
@@ -202,7 +212,8 @@ class Judge:
 
     def inputs(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
         """What the model is given of float64[..., n_features]."""
-        return self._selection.apply(vector) if self.reference is not None else vector[..., self._positions]
+        own = self.reference is not None and not self.scorer.relative
+        return self._selection.apply(vector) if own else vector[..., self._positions]
 
     def _score(self, inputs: NDArray[np.float64]) -> Scored:
         try:
@@ -214,7 +225,11 @@ class Judge:
 
     def drivers(self, vector: NDArray[np.float64]) -> tuple[Driver, ...]:
         """The features furthest from what is usual, in usual spreads."""
-        if self.reference is not None:
+        if self.reference is not None and self.scorer.relative:
+            indexes = self._positions
+            values, usual = vector[indexes], self.reference.center
+            off = np.abs(values - usual) * np.diag(self.reference.whiten)
+        elif self.reference is not None:
             indexes = self._selection.indexes
             values, usual = self._selection.apply(vector), self.reference.center
             norms = np.linalg.norm(self.reference.whiten, axis=1)

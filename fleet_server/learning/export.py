@@ -16,7 +16,7 @@ from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
 from sklearn.linear_model import LogisticRegression
 
 from fleet_server.errors import Refused
-from fleet_server.learning import compact, lives
+from fleet_server.learning import compact, degradation, lives
 from fleet_server.learning.dataset import Dataset, Floats
 from fleet_server.learning.training import Distance, Fitted, halves, self_reference
 from models import selfref
@@ -108,6 +108,39 @@ def export_self_learning(data: Dataset, said: Said, remaining: lives.FittedLife 
     return bundle
 
 
+def export_relative(
+    fitted: degradation.FittedDegradation, data: Dataset, said: Said, remaining: lives.FittedLife | None = None
+) -> Bundle:
+    """A bundle that learns each asset's beginning on the device, and alarms by how far it has moved from there.
+
+    Raises:
+        BadBundle: the ONNX model scores differently from what was trained.
+    """
+    made, constants = degradation.nodes(fitted)
+    n = len(fitted.sign.positions)
+    models = {"novelty.onnx": _of_nodes("rise", made, n, "raw", [None], constants, {"center": [n]})}
+    life, golden = _life(remaining, models)
+    manifest = _about(data, said) | life
+    manifest |= {
+        "inputs": tuple(data.names[i] for i in fitted.sign.positions),
+        "usual": fitted.usual,
+        "novelty": fitted.novelty,
+        "alarm": fitted.alarm,
+    }
+    center = np.array([usual.center for usual in fitted.usual])
+    step = np.array([usual.spread for usual in fitted.usual])
+    cases = []
+    for shift in (-10.0, -1.0, 0.0, 1.0, 3.0, 10.0, 100.0):
+        vector = (center + shift * step).astype(np.float32).astype(np.float64)
+        off = (float(fitted.raw(vector, center)) + fitted.limit) / fitted.scale
+        score = 1 / (1 + float(np.exp(np.clip(off, -60, 60))))
+        cases.append(CanaryCase(vector=tuple(vector.tolist()), score=score, center=tuple(center.tolist())))
+    bundle = unpack(pack(manifest, models, Canary(tolerance=1e-3, cases=tuple(cases), lives=golden)))
+    graph.check(bundle)
+    Scorer(bundle).check_canary()  # the golden scores are the estimator's
+    return bundle
+
+
 def _life(remaining: lives.FittedLife | None, models: dict[str, bytes]) -> tuple[dict[str, Any], tuple[LifeCase, ...]]:
     """What the manifest says of remaining life, and golden values; its model joins the others."""
     if remaining is None:
@@ -171,13 +204,22 @@ def _logistic(model: LogisticRegression, n: int) -> bytes:
 
 
 def _of_nodes(
-    name: str, nodes: list[Any], n: int, output: str, shape: list[int | None], constants: dict[str, npt.NDArray[Any]]
+    name: str,
+    nodes: list[Any],
+    n: int,
+    output: str,
+    shape: list[int | None],
+    constants: dict[str, npt.NDArray[Any]],
+    more: dict[str, list[int]] | None = None,
 ) -> bytes:
-    """A model from features float32[_, n] to one output."""
+    """A model from features float32[_, n], and what `more` names, to one output."""
     graph = helper.make_graph(
         nodes,
         name,
-        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, n])],
+        [
+            helper.make_tensor_value_info("features", TensorProto.FLOAT, [None, n]),
+            *(helper.make_tensor_value_info(key, TensorProto.FLOAT, size) for key, size in (more or {}).items()),
+        ],
         [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)],
         [numpy_helper.from_array(np.ascontiguousarray(value), key) for key, value in constants.items()],
     )

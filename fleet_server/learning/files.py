@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from fleet_server.config import Settings
 from fleet_server.errors import BadConfig, NotFound, Refused
-from fleet_server.learning import dataset, export, lives, training
+from fleet_server.learning import dataset, degradation, export, lives, training
 from fleet_server.learning.dataset import Dataset, Row
+from fleet_server.learning.degradation import DegradationSettings
 from fleet_server.learning.training import Fitted
 from models import selfref
 from models.bundle.files import Bundle
@@ -80,10 +81,13 @@ class Files(Settings):
     asset_kind: str | None = None
     window: Window | None = None
     life: lives.LifeSettings | None = None  # remaining life, learned from the recordings with `remaining`
+    degradation: DegradationSettings | None = None  # learned from the recordings with `remaining = 0`
     recording: Annotated[tuple[Source, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _life_is_known(self) -> Files:
+        if self.degradation and sum(each.remaining == 0 for each in self.recording) == 0:
+            raise ValueError("[degradation] needs recordings that end with a failure: remaining = 0")
         if self.life and all(each.remaining is None for each in self.recording):
             raise ValueError(
                 "[life] needs recordings that say what was left after their last row: remaining = 0 is failed"
@@ -110,7 +114,7 @@ def train(path: Path, version: int | None = None) -> Result:
         Refused: a recording that cannot be read or does not fit the others, or too little to learn from.
     """
     config = _load(path)
-    rows, spec, signals, seen, runs = _rows(config, path.resolve().parent)
+    rows, spec, signals, seen, runs, whole = _rows(config, path.resolve().parent)
     if not rows:
         raise Refused(f"no window of these recordings can be used: {dict(+seen)}")
     names = vector_names(signals)
@@ -126,6 +130,10 @@ def train(path: Path, version: int | None = None) -> Result:
         lives.fit(runs, Steps([s.name for s in signals], spec).names, config.life, spec) if config.life else None
     )
     left = {"remaining_life": remaining.facts} if remaining else {}
+    if config.degradation:
+        worn = degradation.fit(whole, signals, spec, config.degradation)
+        bundle = export.export_relative(worn, data, said, remaining)
+        return Result(bundle, data, None, _about(bundle, data) | _relative(worn) | left)
     if training.machines_differ(data):
         bundle = export.export_self_learning(data, said, remaining)
         return Result(bundle, data, None, _about(bundle, data) | _on_each(bundle, data) | left)
@@ -144,10 +152,22 @@ def _load(path: Path) -> Files:
         raise BadConfig(f"{path}:\n{mistakes}") from exc
 
 
-def _rows(config: Files, base: Path) -> tuple[list[Row], WindowSpec, tuple[Signal, ...], Counter[str], list[lives.Run]]:
-    """Every usable window of every file, and the steps of those of which the end is known."""
+class Found(NamedTuple):
+    """What recordings hold: every usable window, and whole or partial lives of those whose end is known."""
+
+    rows: list[Row]
+    spec: WindowSpec
+    signals: tuple[Signal, ...]
+    left_out: Counter[str]
+    runs: list[lives.Run]
+    whole: list[degradation.Life]
+
+
+def _rows(config: Files, base: Path) -> Found:
+    """Every recording of every file."""
     rows: list[Row] = []
     runs: list[lives.Run] = []
+    whole: list[degradation.Life] = []
     left_out: Counter[str] = Counter()
     spec: WindowSpec | None = None
     signals: tuple[Signal, ...] = ()
@@ -165,8 +185,10 @@ def _rows(config: Files, base: Path) -> tuple[list[Row], WindowSpec, tuple[Signa
             if config.life and source.remaining is not None:
                 steps = lives.steps_of(recording, spec, config.life.every)
                 runs.append(lives.Run(_asset(path, source), steps, source.remaining, source.holdout))
+            if config.degradation and source.remaining == 0 and not source.holdout:
+                whole.append(degradation.Life(_asset(path, source), degradation.vectors_of(recording, spec)))
     assert spec is not None, "there is at least one recording"
-    return rows, spec, signals, left_out, runs
+    return Found(rows, spec, signals, left_out, runs, whole)
 
 
 def _files(base: Path, pattern: str) -> list[Path]:
@@ -318,8 +340,13 @@ def _about(bundle: Bundle, data: Dataset) -> dict[str, Any]:
         "signals": [signal.name for signal in data.signals],
         "alarm": bundle.manifest.alarm.model_dump(),
         "dataset": data.summary,
-        "learns_on_device": bundle.manifest.novelty.calibration == "self",
+        "learns_on_device": bundle.manifest.novelty.calibration != "trained",
     }
+
+
+def _relative(fitted: degradation.FittedDegradation) -> dict[str, Any]:
+    said = {"training": fitted.facts | {"classifier": "none"}, "groups": []}
+    return said | {"held_out_false_alarms": None, "held_out_missed": None}
 
 
 def _on_each(bundle: Bundle, data: Dataset) -> dict[str, Any]:
@@ -409,7 +436,8 @@ def as_text(summary: dict[str, Any]) -> str:
         f" signals {', '.join(summary['signals'])}",
         f"{data['rows']} windows used, held out by {data['split']}; left out: {data['left_out'] or 'none'}",
         f"novelty: {summary['training']['novelty']}; classifier: {summary['training']['classifier']}",
-        *([LEARNS_THERE] if summary["learns_on_device"] else []),
+        *([LEARNS_THERE] if summary["learns_on_device"] and summary["groups"] else []),
+        *([f"degradation: {summary['training']}"] if "feature" in summary["training"] else []),
         *([f"remaining life: {summary['remaining_life']}"] if "remaining_life" in summary else []),
         *([f"not judged, too little of it: {', '.join(data['not_judged'])}"] if data["not_judged"] else []),
         "",

@@ -58,6 +58,8 @@ def check(bundle: Bundle) -> None:
     n = len(manifest.inputs) if manifest.inputs is not None else None
     if manifest.novelty.calibration == "trained":
         _check(bundle, manifest.novelty.file, {"features": (None, n)}, ("raw", None))
+    elif manifest.novelty.calibration == "relative":
+        _check(bundle, manifest.novelty.file, {"features": (None, n), "center": (n,)}, ("raw", None))
     else:
         wanted = {"features": (None, n), "center": (None,), "whiten": (None, None), "limit": (None,)}
         _check(bundle, manifest.novelty.file, wanted, ("score", None))

@@ -20,10 +20,12 @@ class Novelty(Message):
     the score is 1 / (1 + exp((raw - limit) / scale)), so 0.5 at the limit.
     "self": `file` maps features[1, k], center[k], whiten[k, r], limit[1] to the score; what is normal is learned on the
     device from each asset's own first windows, worth `learn` that do not overlap (models.selfref).
+    "relative": as "trained", with center[n_inputs] beside the features: the medians of each asset's own first windows,
+    worth `learn`, learned on the device. Its limit is trained, and says how far from its beginning a machine may be.
     """
 
     file: Literal["novelty.onnx"] = "novelty.onnx"
-    calibration: Literal["trained", "self"]
+    calibration: Literal["trained", "self", "relative"]
     limit: float = 0.0
     scale: Annotated[float, Field(gt=0)] = 1.0
     learn: Annotated[int, Field(ge=8)] = 20  # windows that share no sample
@@ -133,7 +135,7 @@ class Manifest(Message):
         named |= {self.life.file} if self.life else set()
         if missing := named - self.files.keys():
             raise ValueError(f"files does not list {', '.join(sorted(missing))}")
-        if self.novelty.calibration == "trained" and not (self.inputs and self.signals and self.window):
+        if self.novelty.calibration != "self" and not (self.inputs and self.signals and self.window):
             raise ValueError("a trained bundle names its signals, window and inputs")
         return self
 
