@@ -1,13 +1,18 @@
 """What agents' forms are told: what became of what was said there, and what to ask. A command of which only the newest
-counts, sent when it says something else than the last one."""
+counts, sent when it says something else than the last one.
+
+A turn looks at the devices of which something has come since the last one; and at one in TURNS of all the others, for
+what changes by itself: a day that is over, a model that has been released somewhere else.
+"""
 
 from __future__ import annotations
 
+import zlib
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from fleet_server.commands import send
-from fleet_server.feedback import intake, questions
+from fleet_server.feedback import questions
 from fleet_server.loop import Loop
 from fleet_server.store import commands, devices, outcomes
 from fleet_server.store.devices import DeviceRow
@@ -17,6 +22,8 @@ from models.contract.messages import AssetHealth
 from models.contract.people import Verdicted
 
 EVERY_S: Final = 10.0
+TURNS: Final = 60
+OVERLAP: Final = timedelta(minutes=1)  # what was written then may have been committed since
 OUTCOMES: Final = 50
 DEADLINE: Final = timedelta(days=30)
 SEEN: Final = timedelta(days=30)  # a device that was not heard of for longer is told when it is back
@@ -30,17 +37,21 @@ class NewsLoop(Loop):
     def __init__(self, pool: Pool, every_s: float = EVERY_S) -> None:
         super().__init__("news", every_s)
         self._pool = pool
+        self._turn, self._looked_at = 0, datetime.now(UTC)
+        self.looked = 0  # at how many devices in the last turn
 
     def turn(self) -> int:
         """One turn; how many devices were told. Raises what the database raises."""
         now, told = datetime.now(UTC), 0
         with self._pool.connection() as conn:
-            intake.measured_since(conn, now)
-        with self._pool.connection() as conn:
-            rows = [row for row in devices.listing(conn) if row.heartbeat and now - row.last_seen < SEEN]
-        for row in rows:
+            known = outcomes.devices_heard_of(conn, now - SEEN)
+            fresh = frozenset(outcomes.devices_with_news(conn, self._looked_at - OVERLAP))
+        turn = self._turn % TURNS
+        due = [each for each in known if each in fresh or zlib.crc32(each.encode()) % TURNS == turn]
+        for device_id in due:
             with self._pool.connection() as conn:
-                told += tell(conn, row, now)
+                told += any(tell(conn, row, now) for row in devices.listing(conn, device_id) if row.heartbeat)
+        self._turn, self._looked_at, self.looked = self._turn + 1, now, len(due)
         return told
 
 

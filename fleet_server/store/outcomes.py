@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from psycopg import Connection
-from psycopg.rows import class_row
+from psycopg.rows import class_row, scalar_row
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,33 @@ def newest(
             """,
             {"annotator": annotator, "via": via, "before": before, "limit": limit},
         )
+        .fetchall()
+    )
+
+
+def devices_with_news(conn: Connection[Any], since: datetime) -> list[str]:
+    """Devices that were heard of since then, or of whose machines something was said or decided."""
+    return (
+        conn.cursor(row_factory=scalar_row)
+        .execute(
+            """
+            SELECT device_id FROM device WHERE last_seen > %(since)s
+            UNION SELECT via FROM annotation WHERE received_at > %(since)s
+            UNION SELECT device_id FROM asset WHERE asset_id IN (
+                SELECT asset_id FROM annotation WHERE received_at > %(since)s
+                UNION SELECT asset_id FROM label WHERE decided_at > %(since)s
+                UNION SELECT asset_id FROM feedback WHERE received_at > %(since)s)
+            """,
+            {"since": since},
+        )
+        .fetchall()
+    )
+
+
+def devices_heard_of(conn: Connection[Any], since: datetime) -> list[str]:
+    """All that have said something since then, by name."""
+    return (
+        conn.cursor(row_factory=scalar_row)
+        .execute("SELECT device_id FROM device WHERE last_seen > %s ORDER BY device_id", (since,))
         .fetchall()
     )

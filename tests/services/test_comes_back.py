@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import uuid
+import zlib
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -14,17 +15,18 @@ from edge_agent.agent import Agent
 from edge_agent.config import Broker as BrokerSettings
 from edge_agent.uplink import Uplink
 from fleet_server.commands.loop import CommandLoop
-from fleet_server.feedback.news import NewsLoop, news
+from fleet_server.feedback.news import TURNS, NewsLoop, news
 from fleet_server.release import registry
 from fleet_server.store import bundles, devices, feedback
-from fleet_server.store.pool import connect
+from fleet_server.store.migrate import migrate
+from fleet_server.store.pool import connect, open_pool
 from models.bundle.signing import PublicKeys
 from models.contract.commands import FormNews
 from models.contract.messages import Annotation
 from models.contract.people import Question, Verdicted
 from models.form.sent import implicit
 from simulators.embedded.broker import Broker
-from tests import builders
+from tests import builders, fleet_rows
 from tests.builders import an_annotation
 from tests.services.station import Station, now, value
 from tests.services.test_form_api import AgentHost, Host, ServerHost, agent, an_alarm, host, server  # noqa: F401
@@ -307,3 +309,26 @@ def test_news_travel_to_the_device_once_and_again_when_they_change(
     finally:
         uplink.stop()
         thread.join(10)
+
+
+def test_a_turn_of_the_news_looks_at_what_has_changed_and_little_else(plain_database: str) -> None:
+    with connect(plain_database) as conn:
+        migrate(conn)
+        fleet_rows.fill(conn, n_assets=40, references=0, events=0)
+        conn.execute("UPDATE device SET last_seen = last_seen - interval '1 hour'")
+    with open_pool(plain_database) as pool:
+        tellers = NewsLoop(pool)
+        looked = []
+        for _ in range(TURNS):
+            tellers.turn()
+            looked.append(tellers.looked)
+        assert sum(looked) == 40  # everybody once in ten minutes
+        assert max(looked) <= 5
+        with connect(plain_database) as conn:
+            conn.execute("INSERT INTO asset VALUES ('pump7', 'plant1.gw7', now(), now())")
+            begin = now() - timedelta(hours=1)
+            fleet_rows.label(conn, uuid.uuid4(), "pump7", begin, now(), "bearing")
+            conn.execute("UPDATE device SET last_seen = now() WHERE device_id = 'plant1.gw8'")
+        due = {f"plant1.gw{n}" for n in range(40) if zlib.crc32(f"plant1.gw{n}".encode()) % TURNS == 0}
+        tellers.turn()
+        assert tellers.looked == len(due | {"plant1.gw7", "plant1.gw8"})
