@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, Any, Final
 
-from edge_agent import sensors, state, systemd
+from edge_agent import footprint, sensors, state, systemd
 from edge_agent.alarms.desk import AlarmDesk
 from edge_agent.annotate import KEEP, Journal
 from edge_agent.attachments import Attachments
@@ -64,6 +64,7 @@ log = logging.getLogger(__name__)
 
 BLOCKS: Final = 32  # between a source and the detector; a recording waits, a machine's source drops and counts
 FLUSH_S: Final = 5.0  # at the end, for what is not on disk yet
+STARTED_S: Final = 4.0  # after so long, what only starting needed is not needed any more
 SWITCH_S: Final = 0.0005  # how long a thread that computes in Python keeps the others, and a finished window, waiting
 AWAY_S: Final = 2.0  # between two turns of the main loop: it was stopped, or the machine slept
 LIVE: Final = ("log_level", "heartbeat_s", "notify")  # settings that change on SIGHUP
@@ -86,6 +87,7 @@ class Agent:
         self.config, self.device, self._once, self._tell = config, config.device, once, tell
         self._again, self._to_reload = again, threading.Event()
         self.stopping = threading.Event()
+        self._started = False
         self._failed: str | None = None
         self._lock = _lock(config.state_dir)
         state.enter(config.state_dir)
@@ -249,6 +251,9 @@ class Agent:
                         self.detector.feed(asset, block.times, block.values, block.quality, since)
             self.clock.look()
             self.detector.flush()
+            if not self._started and self.health.uptime_s > STARTED_S:
+                self._started = True
+                footprint.shrink()
             self._look_for_silence()
             self._beat()
             if self._serving:
