@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -100,6 +101,9 @@ def run_as_the_unit(root: Path, agent: list[str]) -> None:
             eventually(lambda: process.returncode == 0, timeout=20, message=process.tail())
         finally:
             process.kill()
+    log = (root / "agent.log").read_text()
+    assert "recording.csv" in log
+    assert not [line for line in log.splitlines() if re.search("warn|error|traceback|onnxruntime", line, re.IGNORECASE)]
     written = [p for p in root.rglob("*") if p.is_file() and p.stat().st_mtime > began and p.name != "agent.log"]
     assert written
     assert {p.relative_to(root).parts[:3] for p in written} <= {("var", "lib", "pdm"), ("var", "cache", "pdm")}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tomllib
@@ -37,3 +38,13 @@ def test_constraints_are_exact_and_hold_no_address() -> None:
     pins = [line for line in lines if line and not line.startswith("#")]
     assert pins
     assert all("==" in line and "://" not in line and " @ " not in line for line in pins)
+
+
+def test_the_runtime_reports_to_nobody_and_keeps_nothing_in_a_home(tmp_path: Path) -> None:
+    program = "from models.baseline import shipped; from models.scoring import Scorer; Scorer(shipped().bundle)"
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("ORT_", "XDG_"))}
+    for home in (str(tmp_path), "/proc/self"):  # one that could be written, and one that can not
+        argv = [sys.executable, "-c", program]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT, env=env | {"HOME": home})
+        assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
