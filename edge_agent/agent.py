@@ -58,6 +58,7 @@ from models.contract.commands import (
 from models.contract.ids import new_trace_id
 from models.contract.messages import AlarmEvent, Body, FaultOfSensor, Phase, SensorFault, StreamCount
 from models.form.signin import SignIn
+from models.form.speech import SENSORS, sensor_says
 from models.windows import default_window
 
 log = logging.getLogger(__name__)
@@ -452,6 +453,9 @@ def first_bundle(config: Config) -> Bundle:
 def line_for(body: Body) -> str | None:
     """One line for the terminal, for what a person wants to know at once."""
     if isinstance(body, AlarmEvent) and body.phase is not Phase.UPDATED:
+        if body.sensors and body.family == SENSORS:
+            said = " ".join(sensor_says(each, "en") for each in body.sensors)
+            return f"{body.window_end:%H:%M:%S} {body.asset} SENSOR {body.phase.value} {said}"
         drivers = ", ".join(f"{d.feature} {d.value:.3g} (usual {d.usual:.3g})" for d in body.drivers[:3])
         word = "ALARM" if body.phase is Phase.RAISED else "clear"
         kind = f" {body.fault_class}" if body.fault_class and body.phase is Phase.RAISED else ""

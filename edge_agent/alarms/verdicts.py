@@ -93,6 +93,8 @@ def _suppress(db: sqlite3.Connection, said: Annotation, rules: Alarms, now: date
     if row is None:
         return "this device knows no such alarm"
     event = AlarmEvent.model_validate_json(row[0])
+    if event.family == "sensor" and event.sensors:
+        return "it is a sensor's: start and end maintenance, and what its values are then is usual"
     shape = db.execute("SELECT names, n, vectors FROM shape WHERE event_id = ?", (key,)).fetchone()
     if shape is None:
         return "the alarm's windows are not kept any more"

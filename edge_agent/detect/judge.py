@@ -69,6 +69,7 @@ class Judge:
             raise BundleRejected(manifest.name, str(exc), FIT) from exc
         self.scorer, self.rule = scorer, manifest.alarm
         self._names = vector_names(signals)
+        self._signal_of = np.array([names.index(name.rpartition(".")[0]) for name in self._names])
         self._recent: deque[float] = deque(maxlen=self.rule.smooth)
         self._over = self._under = 0
         self.open = False
@@ -77,7 +78,7 @@ class Judge:
         self._overlap = max(1.0, spec.n_samples / spec.hop)
         self._learned: list[NDArray[np.float64]] = []
         self._to_learn = math.ceil(manifest.novelty.learn * self._overlap)
-        self._file = folder / f"{_reference_name(asset, names, spec, scorer.bundle.sha256)}.npz" if folder else None
+        self._file = folder / f"{reference_name(asset, names, spec, scorer.bundle.sha256)}.npz" if folder else None
         self.reference = self._load_reference() if scorer.learns_on_device else None
         self._patterns: tuple[Pattern, ...] = ()
         self._space: Space | None = None
@@ -143,10 +144,13 @@ class Judge:
                 return [*scored]
         return [None] * len(vectors)
 
-    def see(self, vector: NDArray[np.float64], scored: Scored | None = None) -> Seen:
-        """Score one window, if that was not done ahead, and move the episode along."""
+    def see(self, vector: NDArray[np.float64], scored: Scored | None = None, out: Sequence[int] = ()) -> Seen:
+        """Score one window, if that was not done ahead, and move the episode along. `out`: signals, by position, that
+        say nothing now."""
         began = time.perf_counter()
         inputs = self.inputs(vector)
+        if out:
+            inputs, scored = self._without_signals(inputs, out), None
         scored = scored or self._score(inputs)
         self.bad = 0 if math.isfinite(scored.score) else self.bad + 1
         left, pattern = self._without_patterns(scored, inputs)
@@ -162,6 +166,11 @@ class Judge:
             self.open = False
         suppressed = pattern if over and rest < self.rule.raise_at else None
         return Seen(scored, smooth, over, self.open, (time.perf_counter() - began) * 1e6, suppressed)
+
+    def can_do_without(self, out: Sequence[int]) -> bool:
+        """It can score a window without these signals: it knows what is usual of them, and is left with others."""
+        known = self.reference is not None or bool(self.scorer.manifest.usual)
+        return known and not self._of(out).all()
 
     def believed(self, seen: Seen) -> str | None:
         """The class that explains the window; None: the model believes in none."""
@@ -210,6 +219,27 @@ class Judge:
         spread = np.array([u.spread for u in usual])
         return Space(np.array([u.center for u in usual]), np.diag(1 / spread), np.diag(spread))
 
+    def _of(self, signals: Sequence[int]) -> NDArray[np.bool_]:
+        """Which entries of an input vector are of these signals."""
+        return np.isin(self._signal_of[self._indexes], signals)
+
+    @property
+    def _indexes(self) -> NDArray[np.intp]:
+        """Where the inputs stand in a whole vector."""
+        own = self.reference is not None and not self.scorer.relative
+        return self._selection.indexes if own else self._positions
+
+    def _without_signals(self, inputs: NDArray[np.float64], out: Sequence[int]) -> NDArray[np.float64]:
+        """The inputs of these signals as the others let expect them: so that they add nothing to the score."""
+        left, inputs = self._of(out), inputs.copy()
+        if self.reference is None:
+            inputs[left] = np.array([u.center for u in self.scorer.manifest.usual or ()])[left]
+            return inputs
+        center, whiten = self.reference.center, self.reference.whiten
+        rest = (inputs - center)[~left] @ whiten[~left]
+        inputs[left] = center[left] + np.linalg.lstsq(whiten[left].T, -rest, rcond=None)[0]
+        return inputs
+
     def inputs(self, vector: NDArray[np.float64]) -> NDArray[np.float64]:
         """What the model is given of float64[..., n_features]."""
         own = self.reference is not None and not self.scorer.relative
@@ -223,8 +253,8 @@ class Judge:
 
     # -- drivers, and what is remembered ------------------------------------------------------------------------
 
-    def drivers(self, vector: NDArray[np.float64]) -> tuple[Driver, ...]:
-        """The features furthest from what is usual, in usual spreads."""
+    def drivers(self, vector: NDArray[np.float64], out: Sequence[int] = ()) -> tuple[Driver, ...]:
+        """The features furthest from what is usual, in usual spreads; those of the signals `out` are none."""
         if self.reference is not None and self.scorer.relative:
             indexes = self._positions
             values, usual = vector[indexes], self.reference.center
@@ -244,6 +274,7 @@ class Judge:
             off = np.abs(values - usual) / np.array([u.spread for u in self.scorer.manifest.usual])
         else:
             return ()
+        off = np.where(self._of(out), np.nan, off)
         top = [i for i in np.argsort(-off)[:N_DRIVERS] if math.isfinite(off[i]) and off[i] > 0]
         return tuple(
             Driver(
@@ -262,5 +293,5 @@ class Judge:
             return None  # an unreadable one is learned again
 
 
-def _reference_name(asset: str, signals: Sequence[str], spec: WindowSpec, sha256: str) -> str:
+def reference_name(asset: str, signals: Sequence[str], spec: WindowSpec, sha256: str) -> str:
     return hashlib.sha256(repr((asset, tuple(signals), spec.model_dump(), sha256)).encode()).hexdigest()[:24]

@@ -22,6 +22,8 @@ from edge_agent.detect.episodes import Episode, Episodes
 from edge_agent.detect.judge import Judge, Seen
 from edge_agent.detect.plot import NormalWindow
 from edge_agent.detect.predictions import PredictionLog
+from edge_agent.detect.sensors import FAMILY as SENSORS
+from edge_agent.detect.sensors import Sensors
 from edge_agent.detect.shadow import Shadow
 from edge_agent.detect.trial import Pairs
 from edge_agent.detect.wear import Wear
@@ -35,18 +37,16 @@ from models.contract.messages import (
     AlarmEvent,
     AssetHealth,
     Body,
-    FaultOfSensor,
     Flag,
     Phase,
     SampledWindow,
-    SensorFault,
 )
 from models.contract.signals import Quality, Signal, WindowSpec
 from models.features.extract import Extractor
 from models.scoring import Scored, Scorer
 from models.setback import Piece, SetBack
 from models.suppress import Pattern
-from models.windows import RATE_OFF, Window, Windower
+from models.windows import Window, Windower
 
 UPDATE_EVERY_S: Final = 10.0  # an open episode is told again at most so often,
 UPDATE_STEP: Final = 0.05  # and only when its score has risen by so much
@@ -78,15 +78,14 @@ class Pipeline:
         self._set_back, self._was_set_back = SetBack(), False
         self.wear = Wear(asset.id, [s.name for s in signals], spec, folder, clock)
         self._vectors = np.empty((AT_ONCE, len(self.names)))
-        self._bounded = [i for i, s in enumerate(signals) if s.low is not None or s.high is not None]
         self._episodes = Episodes(rules.hold_s, rules.min_open_s)
         self._since_low = SUDDEN + 1  # windows since the score was far from an alarm
         self.maintenance: Maintenance | None = None  # it mutes
         self._patterns: tuple[Pattern, ...] = ()
         self.suppressed: Counter[UUID] = Counter()  # windows by suppression, since the agent's start
         self.suppressed_at: dict[UUID, float] = {}  # the last of them, epoch seconds of the samples
-        self._bad_signal: tuple[str | None, FaultOfSensor] | None = None
         self._normal = NormalWindow(signals, spec)
+        self._sensors = Sensors(asset, signals, spec, folder, clock, rules)
         self._dice = random.Random()  # noqa: S311 - picks windows to send, guards nothing
         self.current: Judge | None = None
         self.candidate: Judge | None = None
@@ -140,6 +139,9 @@ class Pipeline:
 
     def resume(self, event: AlarmEvent) -> bool:
         """Go on with an episode that was open when the agent ended. False: it can not be told how it went on."""
+        if event.family == SENSORS and event.sensors:
+            self._sensors.resume(self._episode(event))
+            return True
         if event.trial or self.current is None or self.current.learning:
             return False
         episode = self._episode(event)
@@ -152,7 +154,10 @@ class Pipeline:
         """An episode that was over when the agent ended: it may reopen."""
         episode = self._episode(event)
         episode.cleared_at = cleared_at.timestamp()
-        self._episodes.resting.append(episode)
+        if event.family == SENSORS and event.sensors:
+            self._sensors.resume(episode)
+        else:
+            self._episodes.resting.append(episode)
 
     def _episode(self, event: AlarmEvent) -> Episode:
         return Episode(
@@ -178,6 +183,7 @@ class Pipeline:
         each recording is known to be normal, that is learned from it anew."""
         self._windower.reset()
         self._episodes.part()
+        self._sensors.begin_anew()
         self.wear.begin()
         rows = self.asset.csv.normal_rows if self.asset.csv else None
         if rows and self.current and self.current.scorer.learns_on_device:
@@ -205,34 +211,43 @@ class Pipeline:
         began: float,
     ) -> Iterator[Body]:
         """One window: is it to be believed, what does it say, what follows."""
-        if fault := self._unusable(window, whole):
-            self.dropped[fault[1]] += 1
-            if fault != self._bad_signal:  # one fault, one message
-                yield self._sensor_message(fault, window)
-            self._bad_signal = fault
-            return
-        self._bad_signal = None
         assert self.current
+        muted = self.maintenance is not None
+        if fault := self._sensors.unusable(window, whole):
+            self.dropped[fault] += 1
+            yield from self._sensors.tell(window, self.current, self._normal, muted)
+            return
         if not whole:  # beyond what float32 holds
             self.dropped["not_finite_features"] += 1
             return
+        self._sensors.look(window, vector)
+        yield from self._sensors.tell(window, self.current, self._normal, muted)
+        out = self._sensors.out
+        if out and not self.current.learning and not self.current.can_do_without(out):
+            self.dropped["ill_sensors"] += 1
+            return
         self.windows += 1
         flags = self._flags(window)
-        self.wear.see(self.current.scorer, window, vector)
+        if not out:
+            self.wear.see(self.current.scorer, window, vector)
         if self.current.learning:
-            if Flag.UNCERTAIN not in flags:
+            if not flags & ~Flag.CLOCK:
                 self.current.learn(vector)
                 self._normal.keep(window)
+                self._sensors.keep(window)
             return
-        current = self.current.see(vector, scored)
-        candidate = self.candidate.see(vector) if self.candidate and not self.candidate.learning else None
+        current = self.current.see(vector, scored, out)
+        candidate = None
+        if self.candidate and not self.candidate.learning and (not out or self.candidate.can_do_without(out)):
+            candidate = self.candidate.see(vector, out=out)
         if self.candidate and self.candidate.learning and not (current.over or flags):
             self.candidate.learn(vector)
-        if self.shadow:
+        if self.shadow and not out:
             self.shadow.offer(self.asset.id, vector, current, self.current)
         self.last = current
         if not (current.over or current.open or flags):
             self._normal.keep(window)
+            self._sensors.keep(window)
         trace = new_trace_id()
         latency_us = (time.perf_counter() - began) * 1e6
         self.latencies.append(latency_us)
@@ -255,6 +270,7 @@ class Pipeline:
         """The prediction log, when it is due."""
         if force:
             self.wear.save()
+        self._sensors.flush(force)
         for sha256, each in list(self._logs.items()):
             if (force or each.due) and (message := each.take()):
                 yield message
@@ -278,7 +294,8 @@ class Pipeline:
                 "state": state,
                 "score": None if score is None else min(1.0, max(0.0, score)),
                 "life": self.wear.left,
-                "alarm": bool(self._episodes.open),
+                "alarm": bool(self._episodes.open) or self._sensors.alarm,
+                "sensors": self._sensors.ill,
                 "criticality": self.asset.criticality,
                 "maintenance_since": self.maintenance and self.maintenance.start,
                 "maintenance_id": self.maintenance and self.maintenance.maintenance_id,
@@ -293,41 +310,17 @@ class Pipeline:
 
     # -- inside -------------------------------------------------------------------------------------------------
 
-    def _unusable(self, window: Window, whole: bool) -> tuple[str | None, FaultOfSensor] | None:
-        """Why a window can not be scored, and of which signal; None: of all. `whole`: every feature, and so every
-        sample, is a number."""
-        if window.quality is not None and window.worst >= Quality.BAD:
-            return self.signals[int(window.quality.argmax())].name, FaultOfSensor.BAD_QUALITY
-        if window.step_s and abs(window.step_s * self.spec.rate_hz - 1) > RATE_OFF:
-            return None, FaultOfSensor.SAMPLE_RATE
-        if not whole and not (finite := np.isfinite(window.values).all(axis=1)).all():
-            return self.signals[int(np.argmin(finite))].name, FaultOfSensor.NOT_A_NUMBER
-        for i in self._bounded:
-            signal, samples, low, high = self.signals[i], window.values[i], self.signals[i].low, self.signals[i].high
-            if (low is not None and samples.min() < low) or (high is not None and samples.max() > high):
-                return signal.name, FaultOfSensor.OUT_OF_RANGE
-        return None
-
     def _flags(self, window: Window) -> Flag:
         flags = Flag(0)
         if window.worst == Quality.UNCERTAIN:
             flags |= Flag.UNCERTAIN
+        if self._sensors.out:
+            flags |= Flag.SENSOR
         ahead = window.end - self._clock.time()
         if self.asset.source != "csv" and (ahead > CLOCK_OFF_S or (self._was_set_back and ahead < -CLOCK_OFF_S)):
             flags |= Flag.CLOCK
         self.flagged.update(flag.name.lower() for flag in flags if flag.name)
         return flags
-
-    def _sensor_message(self, fault: tuple[str | None, FaultOfSensor], window: Window) -> SensorFault:
-        return SensorFault(
-            trace_id=new_trace_id(),
-            made_at=self._clock.now(),
-            asset=self.asset.id,
-            signal=fault[0],
-            fault=fault[1],
-            since=_instant(window.start),
-            detail=_DETAIL.get(fault[1], "") + "windows with it are not scored",
-        )
 
     def _log(self, trace: UUID, window: Window, judge: Judge, seen: Seen, flags: Flag) -> Iterator[Body]:
         if not math.isfinite(seen.scored.score):
@@ -381,7 +374,8 @@ class Pipeline:
         trial: bool,
         vector: NDArray[np.float64],
     ) -> AlarmEvent:
-        drivers = judge.drivers(vector)
+        out = self._sensors.out
+        drivers = judge.drivers(vector, out)
         return AlarmEvent(
             trace_id=trace,
             made_at=self._clock.now(),
@@ -406,7 +400,8 @@ class Pipeline:
             muted=episode.muted,
             cleared_by="" if phase is not Phase.CLEARED else "verdict" if seen.suppressed else "signal",
             recorded=self.asset.source == "csv",
-            plot=self._normal.against(window, drivers),
+            plot=self._normal.against(window, drivers[0].feature.rpartition(".")[0] if drivers else ""),
+            sensors=self._sensors.left_out,
             life=self.wear.left,
         )
 
@@ -439,12 +434,6 @@ class Pipeline:
                 "recorded": self.asset.source == "csv",
             }
         )
-
-
-_DETAIL: Final = {
-    FaultOfSensor.BAD_QUALITY: "its source says that it is bad; ",
-    FaultOfSensor.SAMPLE_RATE: "samples come faster or slower than rate_hz says; ",
-}
 
 
 def _instant(seconds: float) -> datetime:

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.contract.messages import Driver, Plot
+from models.contract.messages import Plot
 from models.contract.signals import Signal, WindowSpec
 from models.windows import Window
 
@@ -31,10 +31,9 @@ class NormalWindow:
         if time.monotonic() - self._kept_at > KEEP_S:
             self._values, self._kept_at = window.values, time.monotonic()
 
-    def against(self, window: Window, drivers: Sequence[Driver]) -> Plot:
+    def against(self, window: Window, driving: str) -> Plot:
         """The channel that drove the alarm most."""
         names = [signal.name for signal in self._signals]
-        driving = drivers[0].feature.rpartition(".")[0] if drivers else ""
         i = names.index(driving) if driving in names else 0
         return Plot(
             signal=names[i],

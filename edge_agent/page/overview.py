@@ -8,6 +8,7 @@ from edge_agent.annotate import Episode, Journal
 from edge_agent.page.desk import Shown
 from models.contract.base import Stream
 from models.contract.messages import AssetHealth, RemainingLife
+from models.form.speech import SENSORS, sensor_says
 
 
 def overview(agent: Shown, journal: Journal, assets: dict[str, AssetHealth]) -> str:
@@ -79,6 +80,8 @@ def _alarms(journal: Journal) -> str:
 
 def says(episode: Episode) -> str:
     event = episode.event
+    if event.sensors and event.family == SENSORS:
+        return " ".join(sensor_says(each, "en") for each in event.sensors)
     drivers = ", ".join(f"{d.feature} {d.deviation:.0f} usual spreads off" for d in event.drivers[:2])
     kind = f", looks like {event.fault_class}" if event.fault_class else ""
     return f"Score {episode.score:.2f} (alarm from {event.threshold:.2f}){kind}. {drivers}"

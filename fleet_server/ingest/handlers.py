@@ -91,6 +91,9 @@ def alarm(batch: Batch, key: Key, body: AlarmEvent) -> None:
     if doubt:
         _doubted(batch, key, body.trace_id, doubt)
         return
+    if body.sensors:  # its features are those of an ill sensor
+        batch.counts["sensor_doubts"] += 1
+        return
     batch.samples.append(
         Sample(
             trace_id=body.trace_id,

@@ -98,6 +98,34 @@ class RemainingLife(Message):
     steps: Annotated[int, Field(ge=0)] = 0  # that it was told from, since the life began
 
 
+class FaultOfSensor(enum.StrEnum):
+    NOT_A_NUMBER = "not_a_number"
+    STUCK = "stuck"
+    OUT_OF_RANGE = "out_of_range"
+    GAP = "gap"
+    SILENT = "silent"
+    BAD_QUALITY = "bad_quality"  # its source says so
+    SATURATED = "saturated"
+    OFFSET = "offset"
+    NOISE = "noise"
+    UNIT = "unit"  # the values are in another unit than they are said to be
+    DROPOUTS = "dropouts"
+    SWAPPED = "swapped"  # with another signal
+    SAMPLE_RATE = "sample_rate"  # samples come faster or slower than the settings say
+
+
+class IllSensor(Message):
+    """What is wrong with one channel: its values say nothing of the machine."""
+
+    signal: SignalName
+    fault: FaultOfSensor
+    since: AwareDatetime
+    value: float | None = None  # a level; of noise an unrest, of clipping and dropouts a share of samples
+    usual: float | None = None  # the same as it was
+    unit: Text = "1"
+    looks_like: Annotated[Text, Field(max_length=80)] = ""  # the unit that the values seem to be in; the other signal
+
+
 class AlarmEvent(Body):
     """One phase of an alarm episode on an asset. Stream alarm."""
 
@@ -125,16 +153,7 @@ class AlarmEvent(Body):
     repeats: Annotated[int, Field(ge=1)] = 1  # how many times it was raised: again within the hold time is the same one
     muted: bool = False  # raised in a maintenance window: nobody was told, and it does not train
     cleared_by: Literal["", "signal", "verdict", "source"] = ""  # what ended it: false alarm; recording at its end
-
-
-class FaultOfSensor(enum.StrEnum):
-    NOT_A_NUMBER = "not_a_number"
-    STUCK = "stuck"
-    OUT_OF_RANGE = "out_of_range"
-    GAP = "gap"
-    SILENT = "silent"
-    BAD_QUALITY = "bad_quality"  # its source says so
-    SAMPLE_RATE = "sample_rate"  # samples come faster or slower than the settings say
+    sensors: tuple[IllSensor, ...] = ()  # of the family "sensor": what is wrong; else: these were left out of the score
 
 
 class SensorFault(Body):
@@ -153,6 +172,7 @@ class Flag(enum.IntFlag):
 
     UNCERTAIN = 1  # the source doubts a sample of it
     CLOCK = 2  # its time cannot be right
+    SENSOR = 4  # scored without a channel whose sensor is ill
 
 
 class StreamCount(Message):
@@ -180,6 +200,7 @@ class AssetHealth(Message):
     windows: Annotated[int, Field(ge=0)] = 0
     dropped: dict[Text, int] = Field(default_factory=dict)  # samples or windows not scored, by cause
     flagged: dict[Text, int] = Field(default_factory=dict)  # windows scored and not to be trusted, by Flag
+    sensors: tuple[IllSensor, ...] = ()  # with a fault now
     last_sample_at: AwareDatetime | None = None
     state: Literal["waiting", "learning", "scoring", "silent", "ended"] = "waiting"
     score: Score | None = None

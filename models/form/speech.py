@@ -9,14 +9,15 @@ from functools import cache
 from importlib import resources
 from typing import Final
 
-from models.alarms import AlarmState
-from models.contract.labels import LABELS_VERSION, taxonomy
-from models.contract.messages import AlarmEvent, Annotation
+from models.alarms import FAMILY, AlarmState
+from models.contract.labels import LABELS_VERSION, FaultKind, taxonomy
+from models.contract.messages import AlarmEvent, Annotation, FaultOfSensor, IllSensor
 from models.contract.people import Question
 from models.form.api import POLICY, AlarmView, ModelView, OutcomeView, Policy, QuestionView, Where
 
 LANGUAGES: Final = ("en", "de")
 SHOWN_DRIVERS: Final = 3
+SENSORS: Final = FAMILY[FaultKind.SENSOR]
 
 
 def language(asked: str | None) -> str:
@@ -50,7 +51,9 @@ def policy(lang: str) -> Policy:
 
 def why(event: AlarmEvent, lang: str, units: Mapping[str, str], *, blind: bool) -> tuple[str, ...]:
     """Why there is an alarm. `units`: of each signal."""
-    said = []
+    said = [sensor_says(each, lang, left_out=event.family != SENSORS) for each in event.sensors]
+    if event.family == SENSORS and said:
+        return tuple(said)
     if event.fault_class and not blind:
         said.append(say(lang, "why.looks_like", fault=fault_text(lang, event.fault_class)))
     for driver in event.drivers[:SHOWN_DRIVERS]:
@@ -70,6 +73,26 @@ def why(event: AlarmEvent, lang: str, units: Mapping[str, str], *, blind: bool) 
         )
     said.append(say(lang, "why.score", score=f"{event.score:.2f}", threshold=f"{event.threshold:.2f}"))
     return tuple(said)
+
+
+def sensor_says(ill: IllSensor, lang: str, *, left_out: bool = False) -> str:
+    """What is wrong with a channel, in a sentence."""
+    share = ill.fault in (FaultOfSensor.SATURATED, FaultOfSensor.DROPOUTS) and ill.value is not None and ill.value <= 1
+    unit = "" if ill.unit == "1" else f" {ill.unit}"
+
+    def number(value: float | None) -> str:
+        return "?" if value is None else f"{value:.0%}" if share else f"{value:.4g}{unit}"
+
+    key = f"sensor.{ill.fault.value}"
+    said = say(
+        lang,
+        key if key in words(lang) else "sensor.other",
+        signal=ill.signal,
+        value=number(ill.value),
+        usual=number(ill.usual),
+        other=ill.looks_like,
+    )
+    return said + (" " + say(lang, "sensor.left_out") if left_out else "")
 
 
 def alarm_view(

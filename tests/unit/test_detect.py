@@ -29,6 +29,7 @@ from models.contract.messages import (
     SensorFault,
 )
 from models.contract.signals import Quality, Signal, WindowSpec
+from models.form.speech import why
 from models.windows import default_window
 from tests.builders import SIGNALS, SPEC, a_bundle, a_bundle_that_turns_nan
 
@@ -74,7 +75,10 @@ class Machine:
         self.t += n / rate
 
     def alarms(self) -> list[AlarmEvent]:
-        return [body for body in self.said if isinstance(body, AlarmEvent)]
+        return [body for body in self.said if isinstance(body, AlarmEvent) and body.family != "sensor"]
+
+    def sensor_alarms(self) -> list[AlarmEvent]:
+        return [body for body in self.said if isinstance(body, AlarmEvent) and body.family == "sensor"]
 
     def phases(self) -> list[Phase]:
         return [alarm.phase for alarm in self.alarms()]
@@ -184,6 +188,11 @@ def test_a_value_that_is_not_believable_is_a_sensor_fault_and_no_alarm() -> None
     machine.samples(np.full((1, 10 * N), 900.0))
     assert [f.fault for f in machine.faults()] == [FaultOfSensor.OUT_OF_RANGE]
     assert machine.phases() == []
+    (told,) = machine.sensor_alarms()  # once, after it has lasted
+    assert [(s.signal, s.fault) for s in told.sensors] == [("vib", FaultOfSensor.OUT_OF_RANGE)]
+    assert why(told, "en", {}, blind=True) == ("The sensor vib gives values that cannot be.",)
+    machine.run(QUIET, 5)
+    assert [a.phase for a in machine.sensor_alarms()] == [Phase.RAISED, Phase.CLEARED]
 
 
 def test_infinity_and_what_overflows_is_never_scored() -> None:
