@@ -180,7 +180,7 @@ class Lines(JoinedSource):
 
     def _pass_on(self, fd: int, splitter: Splitter) -> None:
         """Until the other side ends it, or we stop."""
-        with selectors.DefaultSelector() as selector:
+        with selectors.PollSelector() as selector:  # epoll takes no files, and standard input may be one
             selector.register(fd, selectors.EVENT_READ)
             while not self.stopping:
                 if not selector.select(IDLE_S):
@@ -215,7 +215,11 @@ class Lines(JoinedSource):
 
     def _accepted(self) -> socket.socket | None:
         """The next one to connect."""
-        self._server = self._server or _server(self._settings)
+        try:
+            self._server = self._server or _server(self._settings)
+        except OSError:
+            self._stopping.wait(1.0)  # somebody else has the address
+            raise
         self._server.settimeout(IDLE_S)
         while not self.stopping:
             try:

@@ -92,6 +92,29 @@ def test_standard_input_ends_and_loses_nothing_however_busy_the_detector_is(
     assert reading.source.dropped == 0
 
 
+def test_standard_input_may_be_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(b"t,a,b\n" + rows(0, 100))
+    with (tmp_path / "log.csv").open() as file:
+        monkeypatch.setattr(sys, "stdin", file)
+        with a_source(stdin=True, skip_first=True, **CSV) as reading:
+            eventually(lambda: not reading._thread.is_alive())
+    assert reading.row("a") == list(range(100))
+    assert (reading.source.unreadable, reading.source.counts["line_lost"]) == (0, 0)
+
+
+def test_an_address_that_is_taken_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    other = socket.create_server(("127.0.0.1", 0))
+    port = other.getsockname()[1]
+    with a_source(host="127.0.0.1", port=port, listen=True, **CSV) as reading:
+        eventually(lambda: "source away" in caplog.messages)
+        other.close()
+        with socket.socket() as sender:
+            eventually(lambda: sender.connect_ex(("127.0.0.1", port)) == 0)
+            sender.sendall(rows(0, 2))
+            eventually(lambda: reading.row("a") == [0, 1])
+    assert reading.failed is None
+
+
 def test_a_flood_is_bounded_and_every_line_dropped_is_counted(small_chunks: int) -> None:
     port = free_port()
     with a_source(host="127.0.0.1", port=port, listen=True, **CSV) as reading:

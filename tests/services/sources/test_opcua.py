@@ -116,7 +116,6 @@ def test_signed_and_encrypted_with_a_user_and_nobody_else_gets_in(
 ) -> None:
     theirs = certificate(tmp_path, "server", "urn:plant:server")
     ours = certificate(tmp_path, "gateway", "urn:plant1:gw1")
-    other = certificate(tmp_path, "other", "urn:plant:server")
     (tmp_path / "password").write_text("s3cret\n")
     (tmp_path / "wrong").write_text("guess\n")
     security = {"certificate": ours[0], "key": ours[1], "server_certificate": theirs[0]}
@@ -129,7 +128,7 @@ def test_signed_and_encrypted_with_a_user_and_nobody_else_gets_in(
             user,
             {"security": security},
             {"security": security} | user | {"password_file": tmp_path / "wrong"},
-            {"security": security | {"server_certificate": other[0]}} | user,
+            {"security": security | {"server_certificate": ours[0]}} | user,
         ]
         others = [a_source(server.url, "a", **settings) for settings in refused]
         for each in others:
