@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from edge_agent.errors import SourceFailed
 from edge_agent.sensors import lines
 from edge_agent.sensors.base import QUEUE
 from edge_agent.sensors.lines import LinesSource
@@ -100,6 +101,19 @@ def test_standard_input_may_be_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path:
             eventually(lambda: not reading._thread.is_alive())
     assert reading.row("a") == list(range(100))
     assert (reading.source.unreadable, reading.source.counts["line_lost"]) == (0, 0)
+
+
+def test_two_can_not_share_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that dies is not half alive: the reader says why."""
+    read, write = os.pipe()
+    with os.fdopen(read) as stdin, os.fdopen(write, "wb"):
+        monkeypatch.setattr(sys, "stdin", stdin)
+        with a_source(stdin=True, **CSV) as first:
+            eventually(lambda: first.source.counts["connected"])
+            with a_source(stdin=True, **CSV) as second:
+                eventually(lambda: second.failed)
+    assert isinstance(second.failed, SourceFailed)
+    assert first.failed is None
 
 
 def test_an_address_that_is_taken_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
