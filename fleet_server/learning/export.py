@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType
 from skl2onnx.helpers.onnx_helper import select_model_inputs_outputs
+from sklearn.ensemble import IsolationForest
 from sklearn.linear_model import LogisticRegression
 
 from fleet_server.errors import Refused
@@ -157,7 +158,7 @@ def _novelty(fitted: Fitted) -> bytes:
     n = len(fitted.inputs)
     if isinstance(fitted.novelty, Distance):
         return _distance(fitted.novelty, n)
-    mixture = fitted.novelty.steps[-1][1]
+    mixture = fitted.novelty if isinstance(fitted.novelty, IsolationForest) else fitted.novelty.steps[-1][1]
     model = to_onnx(
         fitted.novelty,
         initial_types=[("features", FloatTensorType([None, n]))],

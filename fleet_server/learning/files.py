@@ -25,6 +25,7 @@ from fleet_server.errors import BadConfig, NotFound, Refused
 from fleet_server.learning import dataset, degradation, export, lives, training
 from fleet_server.learning.dataset import Dataset, Row
 from fleet_server.learning.degradation import DegradationSettings
+from fleet_server.learning.novelties import KindName
 from fleet_server.learning.training import Fitted
 from models import selfref
 from models.bundle.files import Bundle
@@ -80,6 +81,7 @@ class Files(Settings):
     version: ModelVersion = 2
     asset_kind: str | None = None
     window: Window | None = None
+    novelty: KindName | None = None  # by validation if left out
     life: lives.LifeSettings | None = None  # remaining life, learned from the recordings with `remaining`
     degradation: DegradationSettings | None = None  # learned from the recordings with `remaining = 0`
     recording: Annotated[tuple[Source, ...], Field(min_length=1)]
@@ -134,10 +136,10 @@ def train(path: Path, version: int | None = None) -> Result:
         worn = degradation.fit(whole, signals, spec, config.degradation)
         bundle = export.export_relative(worn, data, said, remaining)
         return Result(bundle, data, None, _about(bundle, data) | _relative(worn) | left)
-    if training.machines_differ(data):
+    if config.novelty is None and training.machines_differ(data):
         bundle = export.export_self_learning(data, said, remaining)
         return Result(bundle, data, None, _about(bundle, data) | _on_each(bundle, data) | left)
-    fitted = training.fit(data)
+    fitted = training.fit(data, config.novelty)
     bundle, proof = export.export(fitted, data, said, remaining)
     return Result(bundle, data, fitted, _about(bundle, data) | _held_out(data, fitted) | {"onnx": proof} | left)
 
