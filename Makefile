@@ -6,7 +6,7 @@ JOBS   = 3
 PY     = $(VENV)/bin/python
 PIP    = $(PY) -m pip install --disable-pip-version-check --retries 5 -c constraints.txt
 
-.PHONY: help demo test faults unit bench lint edge clean
+.PHONY: help demo test faults unit bench pictures recording lint edge clean
 
 help:
 	@echo "make demo         the whole loop on this machine; ONCE=1 ends when it has closed"
@@ -15,6 +15,8 @@ help:
 	@echo "make faults BROKEN=1   each fault test fails with a program that is broken on purpose"
 	@echo "make unit         the tests that need no server: seconds"
 	@echo "make bench        every figure of docs/benchmarks.md; ONLY=name runs one, WRITE=1 writes the page's table"
+	@echo "make pictures     the form's pages as they look now, into docs/form"
+	@echo "make recording    three taps to a stored verdict, step by step, into build/recording"
 	@echo "make lint         style, types, who may import whom"
 	@echo "make edge         the edge extra alone, installed into an empty environment, runs"
 	@echo "make clean        removes what these made, except $(VENV)"
@@ -34,6 +36,13 @@ unit: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	@$(PY) -m tests.bench $(ONLY) $(if $(WRITE),--write)
+
+pictures: $(VENV)/.ready
+	@$(PY) -m tests.services.pictures docs/form $(ONLY)
+
+recording: $(VENV)/.ready
+	@PDM_RECORD=build/recording $(PY) -m pytest -q tests/services/test_phone.py -k three_taps
+	@echo "look at it: $(VENV)/bin/playwright show-trace build/recording/three-taps.zip"
 
 lint: $(VENV)/.ready
 	$(PY) -m ruff check .

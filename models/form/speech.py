@@ -18,6 +18,22 @@ from models.form.api import POLICY, AlarmView, ModelView, OutcomeView, Policy, Q
 LANGUAGES: Final = ("en", "de")
 SHOWN_DRIVERS: Final = 3
 SENSORS: Final = FAMILY[FaultKind.SENSOR]
+# How the server's reasons begin, for people who do not read its log. What is not here is shown as it is.
+_REASONS: Final = {
+    "duplicate of": "duplicate",
+    "superseded by": "later",
+    "it ends before": "backwards",
+    "a fault needs": "kind",
+    "longer than": "long",
+    "no such event": "no_event",
+    "the event is of": "other_machine",
+    "no such asset": "no_asset",
+    "speaks of a time": "future",
+    "the machine was off": "off",
+    "no agreement": "disagree",
+    "everybody who looked": "unsure",
+    "no valid annotation": "none_left",
+}
 
 
 def language(asked: str | None) -> str:
@@ -45,6 +61,14 @@ def fault_text(lang: str, code: str) -> str:
     return code
 
 
+def reason_text(lang: str, reason: str) -> str:
+    """A reason of the server's, without ids and figures."""
+    for start, key in _REASONS.items():
+        if reason.startswith(start):
+            return say(lang, f"reason.{key}")
+    return reason
+
+
 def policy(lang: str) -> Policy:
     return Policy(version=POLICY, text=say(lang, "policy"))
 
@@ -68,7 +92,7 @@ def why(event: AlarmEvent, lang: str, units: Mapping[str, str], *, blind: bool) 
                 feature=words(lang).get(f"feature.{feature}", feature),
                 value=f"{driver.value:.3g}",
                 usual=f"{driver.usual:.3g}",
-                unit=f" {unit}" if has_unit else "",
+                unit=f" {unit.replace('s2', 's²')}" if has_unit else "",
             )
         )
     said.append(say(lang, "why.score", score=f"{event.score:.2f}", threshold=f"{event.threshold:.2f}"))
@@ -164,7 +188,7 @@ def outcome_view(
     elif status == "rejected":
         outcome, key = "refused", "outcome.refused"
     facts = {"model": model.name, "version": model.version} if model else {}
-    text = [say(lang, key, reason=reason, **facts)]
+    text = [say(lang, key, reason=reason_text(lang, reason), **facts)]
     if suppressed:
         text.append(say(lang, "outcome.suppressed"))
     return OutcomeView.model_validate(

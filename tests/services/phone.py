@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ _NO_SYNC = (
     " Object.defineProperty(ServiceWorkerRegistration.prototype, 'sync', {get() {}})"
 )
 SMALL = {"width": 360, "height": 740}
+PATIENCE_S = 60.0  # a machine may be busy; how fast the form is, tests/bench measures
+expect.set_options(timeout=PATIENCE_S * 1000)
 
 
 class Phone:
@@ -65,6 +67,7 @@ class Phone:
         self.context = self._playwright.chromium.launch_persistent_context(
             str(self.profile), executable_path=support.chromium(), args=self._flags, **self._context_options
         )
+        self.context.set_default_timeout(PATIENCE_S * 1000)
         self.context.set_offline(not self.network)
         self.page = self.context.pages[0]
         self._listen(self.page)
@@ -99,7 +102,7 @@ class Phone:
         os.kill(self.process_id(), signal.SIGKILL)
         with contextlib.suppress(Exception):
             self.context.close()
-        eventually(lambda: not self._processes(), message="the browser has ended")
+        eventually(lambda: not self._processes(), PATIENCE_S, "the browser has ended")
         (self.profile / "SingletonLock").unlink(missing_ok=True)
         self.start()
 
@@ -127,17 +130,30 @@ class Phone:
 
     def drawn(self, path: str | None = None) -> None:
         ready = f'html[data-ready="{path}"]' if path else "html[data-ready]"
-        expect(self.page.locator(ready)).to_be_attached(timeout=20_000)
+        expect(self.page.locator(ready)).to_be_attached()
+
+    @contextlib.contextmanager
+    def recorded(self, name: str) -> Iterator[None]:
+        """Each step with its picture, in the folder PDM_RECORD where that is set: `playwright show-trace NAME.zip`."""
+        folder = os.environ.get("PDM_RECORD")
+        if not folder:
+            yield
+            return
+        self.context.tracing.start(screenshots=True, snapshots=True)
+        try:
+            yield
+        finally:
+            self.context.tracing.stop(path=Path(folder) / f"{name}.zip")
 
     def ready_for_offline(self) -> None:
         """The worker has everything and controls the page."""
         eventually(
             lambda: self.page.evaluate("Boolean(navigator.serviceWorker.controller)"),
-            timeout=30,
+            timeout=PATIENCE_S,
             message="a worker controls the page",
         )
 
-    def eventually(self, condition: Callable[[], object], timeout: float = 15) -> None:
+    def eventually(self, condition: Callable[[], object], timeout: float = PATIENCE_S) -> None:
         """While the browser's requests are answered by the test's own routes, too."""
         eventually(lambda: condition() or self.page.wait_for_timeout(20), timeout)
 
@@ -146,8 +162,8 @@ class Phone:
         """The strip, which says how many wait in `data-waiting`."""
         return self.page.locator("#strip .state")
 
-    def expect_waiting(self, n: int, timeout: float = 15) -> None:
-        expect(self.waiting).to_have_attribute("data-waiting", str(n), timeout=timeout * 1000)
+    def expect_waiting(self, n: int) -> None:
+        expect(self.waiting).to_have_attribute("data-waiting", str(n))
 
     def tap(self, name: str) -> None:
         """A tile, link or button by its words."""
@@ -156,8 +172,8 @@ class Phone:
     def introduce(self, name: str) -> None:
         """The first opening, with a network; ready to go offline afterwards."""
         self.open("/form/sign-in")
-        self.page.get_by_label("Your name").fill(name)
-        self.page.get_by_role("button", name="Save").tap()
+        self.page.locator("[name=name]").fill(name)
+        self.page.locator("#view button.wide").tap()
         self.drawn("/form/")
         self.ready_for_offline()
 
@@ -170,5 +186,5 @@ class Phone:
             self.page.get_by_role("textbox", name="Note").fill(note)
         then()
         self.page.get_by_role("button", name="Save").tap()
-        expect(self.page.get_by_role("heading", name="Saved")).to_be_visible(timeout=15_000)
+        expect(self.page.get_by_role("heading", name="Saved")).to_be_visible()
         return self.page.url.rsplit("/", 1)[1]

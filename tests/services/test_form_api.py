@@ -151,7 +151,7 @@ def test_both_sides_show_machines_and_alarms_with_why_in_words(host: Host) -> No
     assert (alarm.event_id, alarm.open, alarm.looks_like, alarm.answered) == (event.event_id, True, "bearing", False)
     assert alarm.why[:2] == (
         "Looks like: Bearing worn or damaged.",
-        "vib: level (RMS) is 1.25 m/s2, usually 0.5 m/s2.",
+        "vib: level (RMS) is 1.25 m/s², usually 0.5 m/s².",
     )
     assert alarm.plot == event.plot
     assert host.bootstrap(lang="de-AT").alarms[0].why[0] == "Sieht aus wie: Lager verschlissen oder beschädigt."

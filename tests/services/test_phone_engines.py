@@ -64,8 +64,6 @@ def test_from_the_code_to_a_stored_verdict_and_without_a_network_in_every_engine
         browser.find("//h1[. = 'Saved']")
         waiting = "return document.querySelector('#strip .state')?.dataset.waiting"
         wait(browser, f"{waiting} === '1'")
-        if engine is Firefox:
-            browser.kill()
         browser.goto(server.url + "/form/m/pump-14")
         wait(browser, f"{waiting} === '1'")
         server.start()

@@ -145,7 +145,7 @@ def test_a_photo_is_drawn_again_without_its_place_and_arrives_by_hash(tmp_path: 
         expect(page.get_by_role("heading", name="Saved")).to_be_visible()
         phone.set_network(True)
         phone.tap("Back to pump-14")
-        phone.expect_waiting(0, timeout=30)
+        phone.expect_waiting(0)
         ((sha256,),) = query(
             server.dsn, "SELECT body->'attachments'->0->>'sha256' FROM annotation WHERE body->'attachments' <> '[]'"
         )
@@ -180,11 +180,11 @@ def test_a_new_version_waits_until_it_is_wanted_and_leaves_one_cache(tmp_path: P
         phone.open("/form/settings")
         phone.ready_for_offline()
         update = phone.page.locator("[data-notice=update] button")
-        expect(update).to_be_visible(timeout=20_000)
+        expect(update).to_be_visible()
         phone.page.reload()
         expect(phone.page.locator("#tabs")).not_to_contain_text("Even more")  # the old one goes on, whole
         update.tap()
-        expect(phone.page.locator("#tabs")).to_contain_text("Even more", timeout=20_000)
+        expect(phone.page.locator("#tabs")).to_contain_text("Even more")
         after = phone.page.evaluate("caches.keys()")
         assert len(before) == len(after) == 1
         assert before != after

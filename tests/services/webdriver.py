@@ -33,7 +33,7 @@ _PREFERENCES: Final = {
 
 
 class Browser(ABC):
-    """One profile in one folder. `with Firefox(folder) as browser`; `reopen` starts it again on the same profile."""
+    """One profile in one folder: `with Firefox(folder) as browser`."""
 
     def __init__(self, profile: Path) -> None:
         self.profile = profile
@@ -57,11 +57,6 @@ class Browser(ABC):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         self._processes.clear()
-
-    def kill(self) -> None:
-        """As when the battery is empty; then it is switched on again."""
-        self.__exit__()
-        self.start()
 
     def goto(self, url: str) -> None:
         self.command("Navigate", url=url)

@@ -12,7 +12,8 @@ function line(values, low, scale, cls) {
   return svg("polyline", { class: cls, points: points.join(" "), "vector-effect": "non-scaling-stroke" });
 }
 
-export function plot({ signal, unit, seconds, values, normal }) {
+export function plot({ signal, unit: plain, seconds, values, normal }) {
+  const unit = plain?.replace("s2", "s²");
   const everything = [...values, ...normal];
   const low = Math.min(...everything);
   const high = Math.max(...everything);

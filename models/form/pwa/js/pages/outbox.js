@@ -27,6 +27,7 @@ export async function model() {
     things: state.things.map((thing) => ({
       id: thing.id, kind: thing.kind, where: stateOf(thing), what: what(thing), asset: thing.body.asset ?? "", made: thing.made, problem: thing.problem,
       reasons: thing.reasons, files: thing.files.map((file) => [file.state, file.reason ?? ""]), judgement: thing.judgement, tries: thing.tries,
+      outcome: state.boot?.outcomes.find((each) => each.annotation_id === thing.id)?.text,
     })),
   };
 }
@@ -50,7 +51,7 @@ function row(thing) {
     thing.where === "waiting" && thing.problem ? h("p", { class: "soft" }, problemText(thing)) : null,
     thing.reasons.map(({ field, reason }) => h("p", { class: "problem" }, field ? `${field}: ${reason}` : reason)),
     files.map(([where, reason]) => h("p", { class: "soft" }, `${t(`file_${where}`)} ${reason}`)),
-    thing.judgement?.status ? h("p", { class: "soft" }, [t(`judged_${thing.judgement.status}`), thing.judgement.reason].filter(Boolean).join(": ")) : null,
+    thing.judgement?.status ? h("p", { class: "soft" }, thing.outcome ?? t(`judged_${thing.judgement.status}`)) : null,
     thing.kind === "annotation" && thing.where !== "waiting" ? link(`/form/again/${thing.id}`, "quiet", t("correct"), icon("next")) : null);
 }
 
