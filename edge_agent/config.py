@@ -17,7 +17,7 @@ from edge_agent.sensors.channel import Resample
 from edge_agent.settings import Broker as Broker
 from edge_agent.settings import FilePath, InputFile, Settings
 from models.contract.alarms import Criticality
-from models.contract.base import AssetId, DeviceId, Text
+from models.contract.base import AssetId, DeviceId, SignalName, Text
 from models.contract.labels import Severity
 from models.contract.signals import WindowSpec
 from models.form.signin import OPEN_TO_ALL, is_loopback
@@ -124,6 +124,28 @@ class Log(Settings):
     keep: Annotated[int, Field(ge=1, le=100)] = 3  # older files
 
 
+class ModeRule(Settings):
+    """What the machine is doing, told by one signal's mean or unrest (standard deviation) over half a window."""
+
+    signal: SignalName
+    by: Literal["mean", "unrest"] = "mean"
+    off_below: float | None = None
+    bands: tuple[float, ...] = ()  # edges between loads, rising; each load has a normal of its own
+    learn: Annotated[int, Field(ge=0, le=2000)] = 0  # find them from so many windows instead
+    start_up_s: Annotated[float, Field(ge=0)] = 30.0
+    settle_s: Annotated[float, Field(ge=0)] = 0.0  # after a change of load
+    score: tuple[Literal["off", "start_up", "change"], ...] = ()  # modes that are scored, with alarms, all the same
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        edges = (*(() if self.off_below is None else (self.off_below,)), *self.bands)
+        if list(edges) != sorted(set(edges)):
+            raise ValueError("off_below and bands must rise")
+        if bool(self.learn) == bool(self.bands) and not (self.off_below is not None and not self.learn):
+            raise ValueError("give off_below, bands, or learn, the number of windows to find bands from")
+        return self
+
+
 class Asset(sensors.Tables):
     """One machine and where its samples come from: `source = "modbus"` and a table [asset.modbus], and so on."""
 
@@ -136,6 +158,7 @@ class Asset(sensors.Tables):
     silent_after_s: Annotated[float, Field(gt=0)] | None = None  # None: three periods of the source
     criticality: Criticality = "normal"  # low, normal or high: how much the site depends on it
     window: WindowSpec | None = None  # None: the bundle's; without one there, by the rate
+    mode: ModeRule | None = None  # None: always the same, and always scored
     sample_share: Annotated[float, Field(ge=0, le=1)] = 0.05  # of quiet windows sent with their features
     hard_share: Annotated[float, Field(ge=0, le=1)] = 0.5  # of windows scored close to the threshold
 

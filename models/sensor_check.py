@@ -112,6 +112,14 @@ class SensorCheck:
             found[ill.signal] = ill
         return sorted(found.values())
 
+    def moves_as_in(self, window: Window, mode: str, but: int) -> bool:
+        """A channel besides this one is at least half as restless as it ever was in that mode."""
+        past = self._pasts.get(mode)
+        if past is None:
+            return False
+        still = window.values.std(axis=1) < 0.5 * past.low[:, STD]
+        return not np.delete(still | (past.low[:, STD] <= 0), but).all()
+
     def keep(self, window: Window, mode: str = "") -> None:
         """Nothing is wrong with the window that was looked at last: it is of the past from now on."""
         n = self._spec.n_samples

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from models.contract.signals import Signal
 
 Kind = Literal["bearing", "imbalance", "high_load"]
+Doing = Literal["off", "start_up", "low", "high"]
 FAULTS: Final[tuple[Kind, ...]] = ("bearing", "imbalance")
 RATE_HZ: Final = 1024.0
 SIGNALS: Final = (
@@ -78,7 +79,7 @@ class Pump:
 
     def __init__(self, plan: Plan, rate_hz: float = RATE_HZ) -> None:
         self._random = np.random.default_rng((plan.seed, 2))
-        self._rate = rate_hz
+        self._rate = self.rate_hz = rate_hz
         self._coming = plan.episodes()
         self._episodes = [next(self._coming)]
         self._n = 0
@@ -132,3 +133,26 @@ class Pump:
         self._next_hit -= n
         self._tail = out[n:].copy()
         return out[:n]
+
+
+class Shift:
+    """A pump that is switched on and off and works at two loads."""
+
+    def __init__(self, pump: Pump, seed: int = 0) -> None:
+        self._pump, self._random = pump, np.random.default_rng((seed, 3))
+
+    def block(self, doing: Doing, n: int) -> NDArray[np.float32]:
+        """The next n samples, float32[3, n]. A start-up is one whole: the shaft runs up through a resonance, and the
+        current is five times as high at first."""
+        samples = self._pump.block(n)[0].astype(np.float64)
+        if doing == "off":
+            samples = np.array([[0.02], [0.02], [0.03]]) * self._random.standard_normal((3, n))
+        elif doing == "start_up":
+            t = np.linspace(0.0, 1.0, n)
+            angle = 2 * np.pi * SHAFT_HZ * (n / self._pump.rate_hz) * t**2 / 2
+            shaking = 6.0 * np.exp(-(((t - 0.6) / 0.12) ** 2)) * np.sin(angle)
+            samples[:2] = t * samples[:2] + shaking
+            samples[2] *= 1.0 + 4.0 * np.exp(-6.0 * t)
+        elif doing == "high":
+            samples *= np.array([[1.5], [1.4], [1.6]])
+        return samples.astype(np.float32)

@@ -76,14 +76,43 @@ class Judge:
         self.bad = 0  # windows in a row without a score that is a number
         self._selection = selfref.select(names, spec.rate_hz)
         self._overlap = max(1.0, spec.n_samples / spec.hop)
-        self._learned: list[NDArray[np.float64]] = []
+        self.mode = ""  # of the machine: each has a normal of its own, where that is learned here
+        self._references: dict[str, selfref.Reference | None] = {}
+        self._learned_in: dict[str, list[NDArray[np.float64]]] = {}
         self._to_learn = math.ceil(manifest.novelty.learn * self._overlap)
-        self._file = folder / f"{reference_name(asset, names, spec, scorer.bundle.sha256)}.npz" if folder else None
-        self.reference = self._load_reference() if scorer.learns_on_device else None
+        self._folder = folder
+        self._name = (asset, names, spec, scorer.bundle.sha256)
+        self._references[""] = self._load_reference() if scorer.learns_on_device else None
         self._patterns: tuple[Pattern, ...] = ()
         self._space: Space | None = None
         self._regions: list[Region] = []
         self._left: deque[float] = deque(maxlen=self.rule.smooth)  # scores without what is suppressed
+
+    @property
+    def reference(self) -> selfref.Reference | None:
+        """What is normal in the mode that the machine is in."""
+        return self._references.get(self.mode)
+
+    @property
+    def _file(self) -> Path | None:
+        """Where the normal of this mode is kept."""
+        asset, names, spec, sha256 = self._name
+        name = reference_name(asset, [*names, f"mode {self.mode}"] if self.mode else names, spec, sha256)
+        return self._folder / f"{name}.npz" if self._folder else None
+
+    @property
+    def _learned(self) -> list[NDArray[np.float64]]:
+        return self._learned_in.setdefault(self.mode, [])
+
+    def enter(self, mode: str) -> None:
+        """The windows that come are of this mode."""
+        if mode == self.mode:
+            return
+        self.mode = mode
+        if self.scorer.learns_on_device:
+            if mode not in self._references:
+                self._references[mode] = self._load_reference()
+            self.suppress(self._patterns)
 
     @property
     def learning(self) -> bool:
@@ -102,8 +131,9 @@ class Judge:
 
     def learn_anew(self, n_windows: int) -> None:
         """Forget what is normal, and learn it from the next `n_windows`."""
-        self.reference, self._to_learn = None, n_windows
-        self._learned.clear()
+        self._to_learn = n_windows
+        self._references.clear()
+        self._learned_in.clear()
         self._recent.clear()
         self._left.clear()
         self._regions, self._space = [], None
@@ -112,12 +142,13 @@ class Judge:
 
     def finish_learning(self) -> None:
         """Fix what is normal by the windows seen so far. Raises selfref.TooFew."""
-        self.reference = self._beginning() if self.scorer.relative else self._own_normal()
+        reference = self._beginning() if self.scorer.relative else self._own_normal()
+        self._references[self.mode] = reference
         self._learned.clear()
         self.suppress(self._patterns)
         if self._file:
             whole = io.BytesIO()
-            np.savez(whole, **self.reference._asdict())
+            np.savez(whole, **reference._asdict())
             try:
                 self._file.parent.mkdir(parents=True, exist_ok=True)
                 write_whole(self._file, whole.getvalue())

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from edge_agent.clock import SYSTEM, Clock
 from edge_agent.config import Alarms, Asset
 from edge_agent.detect.episodes import Episode, Episodes
-from edge_agent.detect.judge import Judge, Seen
+from edge_agent.detect.judge import Judge, Seen, reference_name
+from edge_agent.detect.modes import LEARNING, OFF, Modes
 from edge_agent.detect.plot import NormalWindow
 from edge_agent.detect.predictions import PredictionLog
 from edge_agent.detect.sensors import FAMILY as SENSORS
@@ -86,6 +87,8 @@ class Pipeline:
         self.suppressed_at: dict[UUID, float] = {}  # the last of them, epoch seconds of the samples
         self._normal = NormalWindow(signals, spec)
         self._sensors = Sensors(asset, signals, spec, folder, clock, rules)
+        file = folder / f"{reference_name(asset.id, [repr(asset.mode)], spec, 'modes')}.json" if folder else None
+        self._modes = Modes(asset.mode, signals, spec, file) if asset.mode else None
         self._dice = random.Random()  # noqa: S311 - picks windows to send, guards nothing
         self.current: Judge | None = None
         self.candidate: Judge | None = None
@@ -142,7 +145,7 @@ class Pipeline:
         if event.family == SENSORS and event.sensors:
             self._sensors.resume(self._episode(event))
             return True
-        if event.trial or self.current is None or self.current.learning:
+        if event.trial or self.current is None or (self.current.learning and not self._modes):
             return False
         episode = self._episode(event)
         episode.told_score, episode.told_at = event.score, self._clock.monotonic()
@@ -196,7 +199,9 @@ class Pipeline:
         for window, vector in zip(windows, vectors, strict=True):
             self._extract(window.values, vector)
         whole = [bool(np.isfinite(vector).all()) for vector in vectors]
-        together = all(whole) and not self.candidate  # a trial compares what each window takes either model
+        together = all(whole) and not (
+            self.candidate or self._modes
+        )  # a trial compares what each window takes either model
         scored = self.current.see_ahead(vectors) if together else [None] * len(windows)
         for each in zip(windows, vectors, whole, scored, strict=True):
             yield from self._see(*each, pairs, began)
@@ -220,7 +225,14 @@ class Pipeline:
         if not whole:  # beyond what float32 holds
             self.dropped["not_finite_features"] += 1
             return
-        self._sensors.look(window, vector)
+        mode = self._mode(window)
+        if self._modes and self._modes.passes_over(mode):
+            self.dropped[f"mode_{mode}"] += 1
+            return
+        for judge in (self.current, self.candidate):
+            if judge:
+                judge.enter(mode)
+        self._sensors.look(window, vector, mode)
         yield from self._sensors.tell(window, self.current, self._normal, muted)
         out = self._sensors.out
         if out and not self.current.learning and not self.current.can_do_without(out):
@@ -233,8 +245,8 @@ class Pipeline:
         if self.current.learning:
             if not flags & ~Flag.CLOCK:
                 self.current.learn(vector)
-                self._normal.keep(window)
-                self._sensors.keep(window)
+                self._normal.keep(window, mode)
+                self._sensors.keep(window, mode)
             return
         current = self.current.see(vector, scored, out)
         candidate = None
@@ -246,8 +258,8 @@ class Pipeline:
             self.shadow.offer(self.asset.id, vector, current, self.current)
         self.last = current
         if not (current.over or current.open or flags):
-            self._normal.keep(window)
-            self._sensors.keep(window)
+            self._normal.keep(window, mode)
+            self._sensors.keep(window, mode)
         trace = new_trace_id()
         latency_us = (time.perf_counter() - began) * 1e6
         self.latencies.append(latency_us)
@@ -282,6 +294,8 @@ class Pipeline:
         state = "waiting" if self.last_sample is None else "learning"
         if self.current and not self.current.learning and self.last_sample is not None:
             state = "scoring"
+        if self._modes and self._modes.now == LEARNING:
+            state = "learning"
         if self.quiet:
             state = self.quiet
         score = self.last.smooth if self.last else None
@@ -292,6 +306,7 @@ class Pipeline:
                 "flagged": dict(self.flagged),
                 "last_sample_at": None if self.last_sample is None else _instant(self.last_sample),
                 "state": state,
+                "mode": self._modes.now if self._modes else "",
                 "score": None if score is None else min(1.0, max(0.0, score)),
                 "life": self.wear.left,
                 "alarm": bool(self._episodes.open) or self._sensors.alarm,
@@ -309,6 +324,14 @@ class Pipeline:
         )
 
     # -- inside -------------------------------------------------------------------------------------------------
+
+    def _mode(self, window: Window) -> str:
+        if self._modes is None:
+            return ""
+        mode, steady = self._modes.tell(window), self._modes.steady
+        if mode == OFF and steady and self._sensors.runs(window, steady, self._modes.signal):
+            return self._modes.stay()  # only the signal that tells the mode has gone: its sensor is ill
+        return mode
 
     def _flags(self, window: Window) -> Flag:
         flags = Flag(0)
@@ -331,7 +354,7 @@ class Pipeline:
         log = self._logs.get(bundle.sha256)
         if log is None:
             log = self._logs[bundle.sha256] = PredictionLog(self.asset.id, bundle.ref, classes, self._clock)
-        log.add(trace, window, seen, flags)
+        log.add(trace, window, seen, flags, judge.mode)
         if log.due and (message := log.take()):
             yield message
 
@@ -400,7 +423,8 @@ class Pipeline:
             muted=episode.muted,
             cleared_by="" if phase is not Phase.CLEARED else "verdict" if seen.suppressed else "signal",
             recorded=self.asset.source == "csv",
-            plot=self._normal.against(window, drivers[0].feature.rpartition(".")[0] if drivers else ""),
+            plot=self._normal.against(window, drivers[0].feature.rpartition(".")[0] if drivers else "", judge.mode),
+            mode=judge.mode,
             sensors=self._sensors.left_out,
             life=self.wear.left,
         )
@@ -428,6 +452,7 @@ class Pipeline:
                 "muted": self.maintenance is not None,
                 "probability": share,
                 "score": min(1.0, max(0.0, seen.scored.score)),
+                "mode": self.current.mode,
                 "model": self.current.scorer.bundle.ref,
                 "feature_set": FEATURE_SET,
                 "features": dict(zip(self.names, map(float, vector), strict=True)),

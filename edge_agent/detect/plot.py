@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -23,16 +22,16 @@ class NormalWindow:
 
     def __init__(self, signals: Sequence[Signal], spec: WindowSpec) -> None:
         self._signals, self._spec = signals, spec
-        self._values: NDArray[np.float32] | None = None
-        self._kept_at = -math.inf
+        self._kept: dict[str, tuple[NDArray[np.float32], float]] = {}  # by mode, with the time
 
-    def keep(self, window: Window) -> None:
+    def keep(self, window: Window, mode: str = "") -> None:
         """Costs a look at the clock, but for one window a minute."""
-        if time.monotonic() - self._kept_at > KEEP_S:
-            self._values, self._kept_at = window.values, time.monotonic()
+        if mode not in self._kept or time.monotonic() - self._kept[mode][1] > KEEP_S:
+            self._kept[mode] = window.values, time.monotonic()
 
-    def against(self, window: Window, driving: str) -> Plot:
-        """The channel that drove the alarm most."""
+    def against(self, window: Window, driving: str, mode: str = "") -> Plot:
+        """The channel that drove the alarm most, and how it was in the same mode."""
+        normal = self._kept.get(mode)
         names = [signal.name for signal in self._signals]
         i = names.index(driving) if driving in names else 0
         return Plot(
@@ -40,7 +39,7 @@ class NormalWindow:
             unit=self._signals[i].unit,
             seconds=self._spec.n_samples / self._spec.rate_hz,
             values=thin(window.values[i]),
-            normal=() if self._values is None else thin(self._values[i]),
+            normal=() if normal is None else thin(normal[0][i]),
         )
 
 

@@ -28,13 +28,13 @@ class PredictionLog:
     def __init__(self, asset: str, model: ModelRef, classes: tuple[str, ...], clock: Clock) -> None:
         self._clock = clock
         self.asset, self.model, self.classes = asset, model, classes
-        self._rows: list[tuple[UUID, float, float, float, bool, int, float, int]] = []
+        self._rows: list[tuple[UUID, float, float, float, bool, int, float, int, str]] = []
         self._since = math.inf
 
-    def add(self, trace: UUID, window: Window, seen: Seen, flags: Flag) -> None:
+    def add(self, trace: UUID, window: Window, seen: Seen, flags: Flag, mode: str = "") -> None:
         fault = self.classes.index(seen.scored.fault_class) if seen.over and seen.scored.fault_class else 255
         score, took = seen.scored.score, seen.latency_us
-        self._rows.append((trace, window.start, window.end, score, seen.over, fault, took, flags))
+        self._rows.append((trace, window.start, window.end, score, seen.over, fault, took, flags, mode))
         self._since = min(self._since, self._clock.monotonic())
 
     @property
@@ -46,7 +46,9 @@ class PredictionLog:
         rows, self._rows, self._since = self._rows, [], math.inf
         if not rows:
             return None
-        traces, starts, ends, scores, over, faults, latencies, flags = zip(*rows, strict=True)
+        traces, starts, ends, scores, over, faults, latencies, flags, in_modes = zip(*rows, strict=True)
+        modes = tuple(sorted({mode for mode in in_modes if mode}))
+        number = {mode: i for i, mode in enumerate(modes)}
         return ScoredWindows(
             trace_id=traces[-1],
             made_at=self._clock.now(),
@@ -61,5 +63,7 @@ class PredictionLog:
             fault_class=Column.of("u1", np.array(faults, "u1").tobytes()),
             latency_us=Column.of("f4", np.array(latencies, "<f4").tobytes()),
             classes=self.classes,
+            modes=modes,
+            mode=Column.of("u1", bytes(number.get(mode, 255) for mode in in_modes)) if modes else None,
             flags=Column.of("u1", np.array(flags, "u1").tobytes()) if any(flags) else None,
         )

@@ -172,6 +172,10 @@ class Sensors:
         if not self.out:
             self._check.keep(window, mode)
 
+    def runs(self, window: Window, mode: str, but: int) -> bool:
+        """The other channels move as they do in this mode."""
+        return self._check.moves_as_in(window, mode, but)
+
     def tell(self, window: Window, judge: Judge, normal: NormalWindow, muted: bool) -> Iterator[Body]:
         """What is to be sent because of this window."""
         if self._muted and not muted:
@@ -285,7 +289,7 @@ class Sensors:
             muted=episode.muted,
             cleared_by="signal" if phase is Phase.CLEARED else "",
             recorded=self._asset.source == "csv",
-            plot=normal.against(window, drawn) if drawn and np.isfinite(window.values).all() else None,
+            plot=normal.against(window, drawn, judge.mode) if drawn and np.isfinite(window.values).all() else None,
             sensors=ill,
         )
 

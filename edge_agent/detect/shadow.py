@@ -38,7 +38,7 @@ class Shadow:
 
     def __init__(self, order: Assignment, judges: Mapping[str, Judge], clock: Clock) -> None:
         self.order, self._judges, self._clock = order, judges, clock
-        self._waiting: deque[tuple[str, NDArray[np.float64], Seen, Judge]] = deque(maxlen=WAITING)
+        self._waiting: deque[tuple[str, str, NDArray[np.float64], Seen, Judge]] = deque(maxlen=WAITING)
         now = clock.monotonic()
         self._assets = {asset: _Asset(now) for asset in judges}
         self._credit_s, self._credited_at = 0.0, now
@@ -47,17 +47,17 @@ class Shadow:
     def offer(self, asset: str, vector: NDArray[np.float64], seen: Seen, champion: Judge) -> None:
         """A window that the champion scored. Cheap: what it costs is spent in `work`, when the window is dealt with."""
         self._assets[asset].windows += 1
-        self._waiting.append((asset, vector.copy(), seen, champion))
+        self._waiting.append((asset, champion.mode, vector.copy(), seen, champion))
 
     def work(self) -> None:
         """Score what the share allows; the rest is passed over."""
         while self._waiting and self.failure is None:
-            asset, vector, seen, champion = self._waiting.popleft()
+            asset, mode, vector, seen, champion = self._waiting.popleft()
             if not self._may_spend():
                 continue
             began = time.thread_time()
             try:
-                self._score(asset, vector, seen, champion)
+                self._score(asset, mode, vector, seen, champion)
             except Exception as exc:  # whatever it is: the champion must not suffer from it
                 self.failure = f"it does not score: {exc}"[:300]
             spent = time.thread_time() - began
@@ -87,8 +87,9 @@ class Shadow:
                 cpu_share_cap=order.shadow.cpu_share,
             )
 
-    def _score(self, asset: str, vector: NDArray[np.float64], seen: Seen, champion: Judge) -> None:
+    def _score(self, asset: str, mode: str, vector: NDArray[np.float64], seen: Seen, champion: Judge) -> None:
         judge = self._judges[asset]
+        judge.enter(mode)
         if judge.learning:
             if not seen.over:
                 judge.learn(vector)

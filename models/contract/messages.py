@@ -147,6 +147,7 @@ class AlarmEvent(Body):
     trial: bool = False  # the model that says so is not verified yet on this device
     recorded: bool | None = None  # True: of a recording, with its times; None: an agent that does not say
     plot: Plot | None = None
+    mode: Annotated[Text, Field(max_length=40)] = ""  # of the machine; empty: its settings tell of none
     life: RemainingLife | None = None  # where the model tells of it
     family: Family = ""  # of faults: at most one episode of it is open on an asset; empty: an older agent
     severity: Severity | None = None  # the highest of the episode so far; models.alarms has the rule
@@ -203,6 +204,7 @@ class AssetHealth(Message):
     sensors: tuple[IllSensor, ...] = ()  # with a fault now
     last_sample_at: AwareDatetime | None = None
     state: Literal["waiting", "learning", "scoring", "silent", "ended"] = "waiting"
+    mode: Annotated[Text, Field(max_length=40)] = ""  # what the machine is doing
     score: Score | None = None
     life: RemainingLife | None = None
     alarm: bool = False
@@ -348,6 +350,7 @@ class SampledWindow(Body):
     score: Score
     model: ModelRef
     feature_set: FeatureSet
+    mode: Annotated[Text, Field(max_length=40)] = ""
     features: dict[Text, float]
     recorded: bool | None = None
 
