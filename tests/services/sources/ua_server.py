@@ -69,13 +69,17 @@ class UaServer:
 
     def stop(self) -> None:
         if self._loop.is_running():
-            self._do(self._server.stop())
             self._do(self._end())
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join(5)
 
     async def _end(self) -> None:
-        """What the server left running."""
+        """And what the server leaves running: its clock would be waited for, up to a second."""
+        internal = self._server.iserver
+        if internal.time_task:
+            internal.time_task.cancel()
+            internal.time_task = None
+        await self._server.stop()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
             task.cancel()
