@@ -35,6 +35,14 @@ def add_commands(commands: Any) -> None:
             help=f"its {name}, where it is not found",
         )
 
+    sub = _add(kinds, "lines", _written, "lines of text, as they come")
+    sub.add_argument("--stdin", action="store_true")
+    sub.add_argument("--socket", help="a unix socket's path")
+    sub.add_argument("--host")
+    sub.add_argument("--port", type=int)
+    sub.add_argument("--listen", action="store_true", help="the sender connects to us")
+    sub.add_argument("--seconds", type=float, default=10.0, help="how long to listen; default: 10")
+
     sub = _add(kinds, "modbus", _modbus, "registers of a Modbus TCP device")
     sub.add_argument("--host", required=True)
     sub.add_argument("--port", type=int, default=502)
@@ -114,6 +122,13 @@ def _recorded(args: argparse.Namespace) -> Offer:
     from edge_agent.probe import recorded
 
     return recorded.probe(args.path, _given(args, _RECORDING), args.asset or "machine")
+
+
+def _written(args: argparse.Namespace) -> Offer:
+    from edge_agent.probe import written
+
+    table = {name: value for name in ("stdin", "socket", "host", "port", "listen") if (value := getattr(args, name))}
+    return written.probe(table, args.seconds, args.asset or "machine")
 
 
 def _modbus(args: argparse.Namespace) -> Offer:

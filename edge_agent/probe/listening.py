@@ -98,7 +98,7 @@ class Topics(Listener):
         if _is_block(body):
             topic.block = body
             return
-        for way, value in _leaves(body, ()):
+        for way, value in leaves(body, ()):
             path = path_of(way)
             if path in topic.places or len(topic.places) < MOST_PATHS:
                 topic.places[path] = value
@@ -129,9 +129,9 @@ def topics(broker: Broker, written: dict[str, Any], topic: str, seconds: float, 
             rows.append(facts | {"path": None, "value": "no JSON"})
         for path, value in heard.places.items():
             rows.append(facts | {"path": path, "value": value})
-            if _is_time(path, value):
+            if looks_like_a_time(path, value):
                 times.setdefault(name, path)
-            elif _is_number(value):
+            elif looks_like_a_value(value):
                 parent, _, leaf = name.rpartition("/")
                 alone = path == "$"
                 groups[parent if alone and parent else name].append(
@@ -165,7 +165,7 @@ def _samples(
     own = Counter(topic for _, topic, _ in signals)
     main = own.most_common(1)[0][0]
     fresh = max(heard[topic].messages - heard[topic].retained for topic in own)
-    table: dict[str, Any] = written | {"topic": main, "rate_hz": _round_rate(fresh / seconds)}
+    table: dict[str, Any] = written | {"topic": main, "rate_hz": round_rate(fresh / seconds)}
     paths = {times.get(topic) for topic in own}
     if len(paths) == 1 and (path := paths.pop()):
         table["time"] = path
@@ -181,27 +181,27 @@ def _is_block(body: Any) -> bool:
     return isinstance(signals, dict) and "t" in body and all(isinstance(v, list) for v in signals.values())
 
 
-def _leaves(here: Any, way: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+def leaves(here: Any, way: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], Any]]:
     """Everything that holds nothing further; of a long list the first ones."""
     if isinstance(here, dict):
         for name, value in here.items():
             if name and not ('"' in name and "'" in name):
-                yield from _leaves(value, (*way, name))
+                yield from leaves(value, (*way, name))
     elif isinstance(here, list):
         for i, value in enumerate(here[:MOST_PATHS]):
-            yield from _leaves(value, (*way, i))
+            yield from leaves(value, (*way, i))
     else:
         yield way, here
 
 
-def _is_number(value: Any) -> bool:
+def looks_like_a_value(value: Any) -> bool:
     try:
         return math.isfinite(number(value))
     except ValueError:
         return False
 
 
-def _is_time(path: str, value: Any) -> bool:
+def looks_like_a_time(path: str, value: Any) -> bool:
     """By its name, and a time of our day."""
     try:
         stamp = instant(value, None)
@@ -210,7 +210,7 @@ def _is_time(path: str, value: Any) -> bool:
     return bool(_TIME.search(path)) and epoch_unit(stamp) == "s"
 
 
-def _round_rate(rate_hz: float) -> float:
+def round_rate(rate_hz: float) -> float:
     """One digit; a grid that is a little too fast holds the last value, one too slow loses some."""
     if rate_hz <= 0:
         return 1.0

@@ -16,4 +16,5 @@ from models.recordings.stamps import epoch_unit as epoch_unit
 from models.recordings.stamps import is_missing as is_missing
 from models.recordings.stamps import seconds as seconds
 from models.recordings.text import iter_csv_blocks as iter_csv_blocks
+from models.recordings.text import look_at as look_at
 from models.recordings.text import read_csv as read_csv

@@ -53,7 +53,7 @@ def iter_csv_blocks(
     head = list(islice(source, _HEAD))
     if head:
         head[0] = head[0].removeprefix("\ufeff")
-    form = _look_at(head, options, skipped)
+    form = look_at(head, options, skipped)
     rate_hz = options.rate_hz
     n_rows = 0
     for rows, numbers in _row_blocks(chain(head, source), form, block_rows, skipped):
@@ -100,7 +100,7 @@ class _Stamps(NamedTuple):
         return times
 
 
-class _Form(NamedTuple):
+class Form(NamedTuple):
     """What was found out about a file. Positions are of columns."""
 
     delimiter: str
@@ -113,7 +113,7 @@ class _Form(NamedTuple):
     signals: list[tuple[int, Signal]]
 
 
-def _look_at(head: list[str], options: RecordingOptions, skipped: int) -> _Form:
+def look_at(head: list[str], options: RecordingOptions, skipped: int = 0) -> Form:
     """Find out from the first lines. Raises BadRecording."""
     delimiter = options.delimiter or _delimiter(head)
     try:
@@ -156,7 +156,7 @@ def _look_at(head: list[str], options: RecordingOptions, skipped: int) -> _Form:
     stamps = _stamps(columns[time] if time is not None else [], options, decimal)
     usable = [name if ok else "" for name, ok in zip(names, numeric, strict=True)]
     signals = signals_of(names, usable, options, time, label, titles)
-    return _Form(delimiter, decimal, header, n_columns, time, stamps, label, signals)
+    return Form(delimiter, decimal, header, n_columns, time, stamps, label, signals)
 
 
 def _delimiter(head: list[str]) -> str:
@@ -223,7 +223,7 @@ def _decoded(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _row_blocks(
-    lines: Iterable[str], form: _Form, block_rows: int, skipped: int
+    lines: Iterable[str], form: Form, block_rows: int, skipped: int
 ) -> Iterator[tuple[list[list[str]], list[int]]]:
     """Rows of n_columns cells, with their line numbers. Raises BadRecording."""
     reader = csv.reader(lines, delimiter=form.delimiter)

@@ -6,6 +6,7 @@ import math
 import os
 import socket
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from edge_agent.sensors import lines
 from edge_agent.sensors.base import QUEUE
 from edge_agent.sensors.lines import LinesSource
 from simulators.embedded.processes import free_port
+from tests.services.sources.probing import Probed
 from tests.services.sources.reading import Reading
 from tests.support import eventually
 
@@ -172,3 +174,38 @@ def test_settings_that_can_not_be_meant_are_refused(fields: dict[str, Any]) -> N
     LinesSource.model_validate({"stdin": True} | signals)
     with pytest.raises(ValidationError):
         LinesSource.model_validate(fields | signals)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        (b"5\nt;flow [l/min];remark\n2026-03-02T08:00:00;1.5;ok\n2026-03-02T08:00:01;2.5;ok\n", {"flow": 2.5}),
+        (b'{"ts": 1772000000, "d": [{"v": 1.5}], "by": "x"}\n{"ts": 1772000001, "d": [{"v": 2.5}]}\n', {"d.0.v": 2.5}),
+    ],
+    ids=["cells", "JSON"],
+)
+def test_a_probe_finds_what_is_in_a_line_and_what_it_writes_is_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: bytes, values: dict[str, float]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def speak() -> None:
+            line, _ = server.accept()
+            line.sendall(text)
+            line.close()
+
+        for probing in (True, False):
+            speaker = threading.Thread(target=speak)
+            speaker.start()
+            if probing:
+                words = ["lines", "--host", "127.0.0.1", "--port", str(port), "--seconds", "1"]
+                probed = Probed(tmp_path / "agent.toml", capsys, *words)
+            else:
+                with probed.reading() as reading:
+                    eventually(lambda: reading.times)
+            speaker.join(10)
+    (table,) = (asset.lines for asset in probed.assets)
+    assert table is not None
+    assert table.time in ("time", "$.ts")
+    assert {s.name: reading.row(s.name)[-1] for s in reading.source.signals} == values
