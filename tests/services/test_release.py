@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from fleet_server.cli import main
 from fleet_server.config import Rollouts
 from fleet_server.errors import Refused
 from fleet_server.release import floors, registry, rollouts, shadows
@@ -409,7 +410,9 @@ def test_what_shows_nothing_about_a_release_is_no_harm(fleet: Fleet) -> None:
     assert fleet.state(rollout) == "stopped"
 
 
-def test_the_floor_rises_and_nothing_below_is_sent_or_gone_back_to(fleet: Fleet) -> None:
+def test_the_floor_rises_and_nothing_below_is_sent_or_gone_back_to(
+    fleet: Fleet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     second, third = fleet.release(2), fleet.release(3)
     for release in (second, third):
         fleet.roll_out(release, "100%")
@@ -417,17 +420,26 @@ def test_the_floor_rises_and_nothing_below_is_sent_or_gone_back_to(fleet: Fleet)
         for device in DEVICES[:4] if release is third else DEVICES:
             fleet.says(device, Step.ACTIVE)
         fleet.turn(later_s=RULES.deadline_s + 1)
+    with fleet.pool.connection() as conn, pytest.raises(Refused, match="no approved release"):
+        floors.raise_to(conn, 4, "")
+    config = tmp_path / "server.toml"
+    config.write_text(f'database = "{fleet.pool.conninfo}"\n[keys]\nserver = "none.pem"\napproval = ["none.pub"]\n')
+
+    def operator(*words: str) -> dict[str, Any]:
+        assert main(["release", "floor", *words, "--json", "--config", str(config)]) == 0
+        said: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return said
+
+    raised = operator("3", "--reason", "2 leaks")
+    assert operator() == {"floor": 3, "behind": dict.fromkeys(DEVICES, 0)}
     with fleet.pool.connection() as conn:
-        with pytest.raises(Refused, match="no approved release"):
-            floors.raise_to(conn, 4, "")
-        raised = floors.raise_to(conn, 3, "2 leaks")
         with pytest.raises(Refused, match="never falls"):
             floors.raise_to(conn, 3, "")
         with pytest.raises(Refused, match="below the floor 3"):
             rollouts.preview(conn, second, "100%")
         assert [each.outcome for each in decisions.listing(conn, "floor")] == ["raised"]
-    assert raised.told == list(DEVICES[:4])
-    assert raised.later == {DEVICES[4]: f"runs {second.name} 2, which is below"}
+    assert raised["told"] == list(DEVICES[:4])
+    assert raised["later"] == {DEVICES[4]: f"runs {second.name} 2, which is below"}
     fleet.turn()
     for device in DEVICES[:4]:
         order = fleet.order(device)
