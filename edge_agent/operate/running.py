@@ -46,6 +46,9 @@ def findings(live: Live) -> Iterator[Finding]:
         if asset.state in ("silent", "waiting"):
             yield Finding("source", "broken", f"{name} gives nothing", "power, cable, address of its source")
             continue
+        for ill in asset.sensors:
+            says = f"{name}: {ill.signal} {ill.fault.value}"
+            yield Finding("sensor", "look", says, "the sensor, its cable, its settings; alarms go on without it")
         dropped = ", ".join(f"{n} {cause}" for cause, n in {**asset.dropped, **asset.flagged}.items())
         yield Finding("source", "ok", f"{name} is {asset.state}{f'; dropped or doubted {dropped}' if dropped else ''}")
     for counter, n in sorted(live.counters.items()):

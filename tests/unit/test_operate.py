@@ -28,12 +28,13 @@ from models import lifeline
 from models.bundle.signing import SigningKey, public_pem
 from models.contract.base import ModelRef, Stream, TimeQuality
 from models.contract.codec import load as load_body
-from models.contract.messages import Annotation, AssetHealth, StorageHealth
+from models.contract.messages import Annotation, AssetHealth, FaultOfSensor, IllSensor, StorageHealth
 from models.form.signin import hashed, plain
-from tests.builders import USUAL, an_event
+from tests.builders import NOW, USUAL, an_event
 from tests.support import eventually
 from tests.tls import Ca
 
+ILL = IllSensor(signal="vib", fault=FaultOfSensor.STUCK, since=NOW)
 SECRET = "correct-horse-battery"
 GOOD = """
 device = "plant1.gw1"
@@ -275,20 +276,22 @@ def test_beside_a_running_agent_status_and_doctor_say_what_only_it_knows(
 
 
 def test_every_trouble_that_the_agent_tells_is_found(folder: Path) -> None:
+    ill = AssetHealth(state="scoring", dropped={"gap": 2}, sensors=(ILL,))
     live = Live(
         device="plant1.gw1", model=ModelRef.model_validate(USUAL), step="active", switch={}, connected=False,
         link="refused: Not authorized", budget=0.8, time_quality=TimeQuality.SYNCED,
         storage=StorageHealth(state="unusable", reason="read-only"), waiting={}, outbox={},
-        assets={"pump1": AssetHealth(state="silent"), "pump2": AssetHealth(state="scoring", dropped={"gap": 2})},
+        assets={"pump1": AssetHealth(state="silent"), "pump2": ill},
         counters=dict.fromkeys(COUNTED, 1), uptime_s=1, rss_bytes=1,
     )  # fmt: skip
     found = list(findings(live))
     assert {(f.part, f.state) for f in found if f.state != "ok"} == {
-        ("link", "broken"), ("budget", "look"), ("disk", "broken"), ("source", "broken"),
+        ("link", "broken"), ("budget", "look"), ("sensor", "look"), ("disk", "broken"), ("source", "broken"),
         *((part, "look") for part, *_ in COUNTED.values()),
     }  # fmt: skip
     assert all(f.do for f in found if f.state != "ok")
     assert any("2 gap" in f.says for f in found)
+    assert any("pump2: vib stuck" in f.says for f in found)
     source = "".join(path.read_text() for path in (Path(__file__).parents[2] / "edge_agent").rglob("*.py"))
     for counter in COUNTED:
         assert f'"{counter}' in source.replace(f'"{counter}": (', ""), f"nobody counts {counter}"
