@@ -288,5 +288,5 @@ def test_three_protocols_at_once_and_each_line_cut_loses_only_what_was_never_sen
                 steps = {b - a for run in runs for a, b in pairwise(run)}
                 assert steps == {1}, (name, runs, "nothing is carried over a gap")
             lost = sum(hi - lo + 1 for lo, hi in found)
-            account.append(f"{name} {upto[name] - lost} of {upto[name]}, {len(found)} gaps")
+            account.append(f"{name} {upto[name] - lost} stored, {lost} in {len(found)} gaps, none elsewhere")
     measured("F4", f"each of three lines cut {cuts} times", "lost: only what was never sent", "; ".join(account))
