@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 from edge_agent.detect.sensors import Channels
 from models.baseline import shipped
+from models.contract.alarms import Maintenance
+from models.contract.ids import new_trace_id
 from models.contract.messages import FaultOfSensor, Phase, SampledWindow, ScoredWindows
 from models.contract.signals import Signal, WindowSpec
 from models.features.extract import Extractor
@@ -25,6 +27,7 @@ from models.sensor_check import Ill, SensorCheck
 from models.units import mix_ups
 from models.windows import Window, default_window
 from simulators.machine import RATE_HZ, SIGNALS, Episode, Kind, Plan, Pump
+from tests.builders import NOW
 from tests.sensor_faults import FAULTS, told
 from tests.unit.test_detect import Machine
 
@@ -141,6 +144,27 @@ def test_what_is_usual_outlives_a_restart(tmp_path: Path) -> None:
     for file in tmp_path.glob("*.npz"):
         file.write_bytes(b"rubbish")
     Machine(shipped().bundle, tmp_path, signals=SIGNALS, spec=SPEC)
+
+
+def test_after_maintenance_what_a_sensor_shows_is_usual() -> None:
+    shifted = ill(recording(), 0, "offset step")
+    machine = watched(shifted)
+    assert [a.phase for a in machine.sensor_alarms()] == [Phase.RAISED]
+    word = Maintenance(
+        trace_id=new_trace_id(),
+        made_at=NOW,
+        maintenance_id=new_trace_id(),
+        asset="pump1",
+        start=NOW,
+        actor="Ada",
+    )
+    machine.detector.mute("pump1", word)
+    machine.samples(shifted[:, -RATE:], RATE_HZ)
+    machine.detector.mute("pump1", None)
+    offset = shifted[0, -1] - recording()[0, -1]
+    machine.samples(recording()[:, : 28 * RATE] + np.array([[offset], [0.0], [0.0]]), RATE_HZ)
+    assert [a.phase for a in machine.sensor_alarms()] == [Phase.RAISED, Phase.CLEARED]
+    assert machine.phases() == []
 
 
 def test_two_cables_swapped() -> None:

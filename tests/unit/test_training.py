@@ -211,3 +211,15 @@ def test_mistakes_are_named(tmp_path: Path, text: str, error: type[Exception], w
     recordings(tmp_path, n=60)
     with pytest.raises(error, match=words):
         trained(tmp_path, text)
+
+
+def test_a_fault_that_nobody_has_named_yet_scores_as_high_as_one_that_was_learned() -> None:
+    data = fleet_rows.dataset()
+    scorer = Scorer(exported(data)[0])
+    normal, faults = data.vectors[data.classes == NORMAL], data.vectors[data.classes != NORMAL]
+    away = normal.mean(axis=0) - faults.mean(axis=0)  # to the other side than any fault that it knows
+    new = normal[:40] + 2 * away
+    positions = scorer.positions(data.names)
+    scored = [scorer.score(row[positions]) for row in new]
+    assert np.mean([each.score >= 0.5 for each in scored]) > 0.95
+    assert np.mean([each.probabilities[NORMAL] > 0.5 for each in scored]) > 0.5  # no class explains it: "novelty"
