@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from fleet_server.commands import send
-from fleet_server.feedback import questions
+from fleet_server.feedback import intake, questions
 from fleet_server.loop import Loop
 from fleet_server.store import commands, devices, outcomes
 from fleet_server.store.devices import DeviceRow
@@ -43,6 +43,8 @@ class NewsLoop(Loop):
     def turn(self) -> int:
         """One turn; how many devices were told. Raises what the database raises."""
         now, told = datetime.now(UTC), 0
+        with self._pool.connection() as conn:
+            intake.measured_since(conn, now)
         with self._pool.connection() as conn:
             known = outcomes.devices_heard_of(conn, now - SEEN)
             fresh = frozenset(outcomes.devices_with_news(conn, self._looked_at - OVERLAP))

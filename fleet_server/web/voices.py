@@ -43,7 +43,7 @@ def _satisfaction(months: list[dict[str, Any]]) -> str:
     rows = [
         (
             row["month"],
-            escape(row["site"] or "-"),
+            escape(row["site"] or "unknown"),
             f"{row['answered']} of {row['asked']}",
             "-" if row["mean"] is None else f"{row['mean']:.1f}",
             _bar(row["satisfied"]),

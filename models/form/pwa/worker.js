@@ -5,6 +5,7 @@ import { flush } from "./js/deliver.js";
 
 const CACHE = `pdm-form-${VERSION}`;
 const SHELL = "/form/";
+let opened = null; // once, not for each of a page's files
 
 async function fetched(path, sha256) {
   for (const cache of ["no-cache", "reload"]) { // first asks whether ours is current; a cache that lies is passed by
@@ -39,8 +40,8 @@ self.addEventListener("fetch", (event) => {
   if (method !== "GET" || origin !== location.origin || !pathname.startsWith(SHELL)) return;
   const path = mode === "navigate" ? SHELL : pathname;
   event.respondWith((async () => {
-    const cache = await caches.open(CACHE);
-    return (await cache.match(path)) ?? fetch(event.request);
+    opened ??= caches.open(CACHE);
+    return (await (await opened).match(path)) ?? fetch(event.request);
   })());
 });
 

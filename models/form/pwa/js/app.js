@@ -145,9 +145,10 @@ async function start() {
       link("/", "button", "…"));
     throw error;
   }
-  await useLanguage(state.settings.language ?? preferred());
+  const spoken = useLanguage(state.settings.language ?? preferred());
+  const fresh = refresh(); // beside the words: a slow link is asked once
+  await spoken;
   watch();
-  const fresh = refresh();
   if (!state.boot) await fresh;
   await route();
   // Whoever opened the form anew has left the page on which the last verdict could be taken back.

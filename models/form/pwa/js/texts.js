@@ -11,9 +11,9 @@ export function preferred() {
 }
 
 export async function useLanguage(code) {
+  language = code; // at once: what is asked meanwhile is asked in it
   const answer = await fetch(`/form/texts/${code}.json`);
   words = await answer.json();
-  language = code;
   plural = new Intl.PluralRules(code);
   document.documentElement.lang = code;
 }
