@@ -158,7 +158,7 @@ def _heartbeat() -> Body:
 
 FIGURES = [
     Bench("uplink_silent_day", "200 kB", "kB", 1.0, 0.5, "lower", silent_day),
-    Bench("uplink_quiet_day", "1 MB", "kB", 1.7, 1.0, "lower", busy_day),
+    Bench("uplink_quiet_day", "1 MB", "kB", 1.0, 0.7, "lower", busy_day),
     Bench("uplink_drain", "ten assets, a window a minute", "/s", 10, 100, "higher", drain),
     Bench("uplink_live_p99", "2 s", "s", 1.0, 0.2, "lower", live_p99),
     Bench("outbox_write_full_sync", "one unsynced file write", "us", 5.0, 2.0, "lower", writes),

@@ -37,7 +37,7 @@ def _row(line: dict[str, Any]) -> str:
         f"`{line['figure']}`",
         f"{line['value']:.4g} {line['unit']}",
         line["peer"],
-        f"{line['ratio']:.3g}",
+        f"{line['ratio']:.4g}",
         f"{sign} {line['floor']:g}",
         f"{sign} {line['goal']:g}",
         state,

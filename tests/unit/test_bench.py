@@ -7,7 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from tests.bench import __main__ as runner
 from tests.bench import page
+from tests.bench.figure import Bench
 
 STATIONS = {"read", "window", "features", "inference", "decide", "store"}
 
@@ -35,3 +39,23 @@ def test_figures_are_written_and_those_not_measured_stay(tmp_path: Path) -> None
     assert [(row[0], row[3], row[6]) for row in rows] == [
         ("| `other`", "3", "**falls short**"), ("| `speed`", "20", "goal"),
     ]  # fmt: skip
+
+
+def test_a_figure_that_cannot_be_measured_says_so_and_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> tuple[float, float]:
+        raise OSError("no disk")
+
+    figures = [
+        Bench("first", "a peer", "us", 1, 2, "higher", broken),
+        Bench("second", "a peer", "us", 1, 2, "higher", lambda: (7.0, 1.5)),
+        Bench("third", "a peer", "us", 1, 2, "higher", broken, needs="PDM_NO_SUCH_VARIABLE"),
+    ]
+    monkeypatch.setattr(runner, "figures", lambda _module, _only: figures)
+    runner.measure("bench_x", "")
+    lines = [json.loads(line.removeprefix(runner.MARK)) for line in capsys.readouterr().out.splitlines()]
+    assert [(line["ok"], line["value"], bool(line["problem"])) for line in lines] == [
+        (False, None, True), (True, 7.0, False), (True, None, True),
+    ]  # fmt: skip
+    assert ["FAILED" in runner.row(line) for line in lines] == [True, False, False]
