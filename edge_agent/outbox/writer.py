@@ -65,12 +65,17 @@ class Writer:
     # -- from any thread ----------------------------------------------------------------------------------------
 
     def put(self, bodies: Sequence[Body], within: Within | None = None) -> None:
-        """Have these written soon; `within` runs in the transaction of the first of them. Never waits for the disk."""
+        """Have these written soon. Never waits for the disk.
+
+        `within` runs in the transaction of the most urgent of them: in the order in which it was put among others of
+        its class, and it is given up only with it.
+        """
+        streams = [STREAM_OF[type(body)] for body in bodies]
+        bearer = min(range(len(bodies)), key=lambda i: PRIORITY.index(streams[i]), default=0)
         with self._changed:
-            for body in bodies:
-                stream = STREAM_OF[type(body)]
-                self._append(_Item(stream, len(dump(body)) + ROW_OVERHEAD, body, None, within))
-                within = None
+            for i, (body, stream) in enumerate(zip(bodies, streams, strict=True)):
+                size = len(dump(body)) + ROW_OVERHEAD
+                self._append(_Item(stream, size, body, None, within if i == bearer else None))
             self._make_room()
             self._changed.notify()
             unusable = self._unusable

@@ -69,7 +69,7 @@ def normal_sync() -> None:
 @breaks(
     "system/test_agent_kill.py::test_killed_at_random_under_load_nothing_confirmed_is_lost",
     "system/test_crash_points.py::test_an_agent_is_killed_at_every_point_of_its_life",
-    because="lost|wait|missing",
+    because="lost|wait",
 )
 def number_before_row() -> None:
     """A number is given out in a transaction of its own, and the row that it is for comes a moment later."""
@@ -112,7 +112,7 @@ def one_room_for_all() -> None:
 @breaks(
     "system/test_storage.py::test_another_program_fills_the_disk",
     "system/test_storage.py::test_the_file_system_turns_read_only",
-    because="has died|ended with 1|nothing is scored|None",
+    because="Connection refused|has died|nothing is scored",
 )
 def a_full_disk_is_the_end() -> None:
     """No room is made, and whoever writes dies of it."""
@@ -300,14 +300,6 @@ def one_signature_is_enough() -> None:
     PublicKeys.__init__ = lambda self, keys, threshold=1: real(self, keys, 1)
 
 
-@breaks("system/test_storage.py::test_a_bundle_altered_on_the_disk_never_runs", because="nobody approved|ended with")
-def no_hash() -> None:
-    """A bundle's file is taken for what its name says."""
-    from edge_agent import bundles
-
-    bundles.BundleStore.load = lambda self, sha256: bundles.unpack(self._path(sha256).read_bytes())
-
-
 @breaks("unit/test_rollout.py::test_altered_pieces_are_fetched_again_and_not_for_ever", because="assert")
 def no_hash_of_a_download() -> None:
     from edge_agent.rollout import download
@@ -420,7 +412,7 @@ def leak() -> None:
     real = Detector.feed
 
     def feed(self: Detector, *args: Any) -> None:
-        kept.append(os.urandom(20_000))
+        kept.append(os.urandom(200_000))
         real(self, *args)
 
     Detector.feed = feed

@@ -17,7 +17,7 @@ from edge_agent.outbox import Outbox
 from models.bundle.signing import public_pem
 from models.contract.base import Stream
 from models.contract.messages import StreamCount
-from simulators.embedded.processes import Process, http_ready
+from simulators.embedded.processes import Lifeline, Process, http_ready
 from tests.builders import Fleet
 from tests.faults import broken, ledger
 from tests.support import eventually
@@ -49,6 +49,7 @@ path = "recording.csv"
 speed = {speed}
 {asset}
 """
+LIFELINE = Lifeline()  # a test run that is killed leaves no agents behind
 SHORT_WINDOWS = "[asset.window]\nrate_hz = 1.0\nn_samples = 10\nhop = 5"
 ROWS = 20_000  # ten seconds at the usual speed; then it begins again with the next start
 
@@ -94,7 +95,7 @@ class Gateway:
     def another(self, launch: Sequence[str] = (), env: Mapping[str, str] | None = None) -> Process:
         """A process of the same agent, started otherwise."""
         argv = [*launch, *program("edge_agent"), "run", "--config", str(self.config)]
-        return Process("agent", argv, log=self.home / "agent.log", env=dict(env or {}))
+        return Process("agent", argv, log=self.home / "agent.log", lifeline=LIFELINE, env=dict(env or {}))
 
     def start(self) -> None:
         (self.state / "page.json").unlink(missing_ok=True)
@@ -129,7 +130,7 @@ class Gateway:
             return None
         return url if http_ready(url + "/api/status") else None
 
-    def ready(self, timeout: float = 30) -> None:
+    def ready(self, timeout: float = 60) -> None:
         """Raises AssertionError: it ended, or is not ready in time."""
 
         def answers() -> bool:

@@ -95,7 +95,8 @@ def assert_delivered(receiver: Receiver, counts: Mapping[Stream, StreamCount], *
     """Of these streams nothing waits any more; without any named: of what people wait for."""
     for stream in streams or (Stream.ANNOTATION, Stream.ALARM):
         assert counts[stream].waiting == (), f"{stream.value}: {counts[stream].waiting} wait"
-    assert {s.value: line.missing for s, line in account(receiver, counts).items() if line.missing} == {}
+    lost = {s.value: sorted(line.missing) for s, line in account(receiver, counts).items() if line.missing}
+    assert lost == {}, f"lost: {lost}"
 
 
 def assert_once_and_in_order(receiver: Receiver) -> int:

@@ -39,8 +39,15 @@ class Disk:
         needs.run(f"mkfs.{kind}", *quiet, str(self._image))
 
     def __enter__(self) -> Self:
-        options = ",".join(filter(None, ("loop", self._options)))
-        needs.or_skip("no loop mounts", ["mount", "-o", options, str(self._image), str(self.folder)])
+        """A block device of its own each time: while any other process's mount namespace holds the file system that was
+        cut, the old one would be found again, and it stays dead."""
+        needs.or_skip("no loop devices", ["losetup", "--find"])
+        self._loop = needs.run("losetup", "--find", "--show", str(self._image)).strip()
+        options = ["-o", self._options] if self._options else []
+        try:
+            needs.or_skip("no loop mounts", ["mount", *options, self._loop, str(self.folder)])
+        finally:
+            needs.run("losetup", "--detach", self._loop)  # in fact once nobody uses it any more
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None) -> None:

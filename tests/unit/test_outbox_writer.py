@@ -60,6 +60,25 @@ def test_what_is_put_is_on_disk_soon_and_then_told(desk: Desk) -> None:
     eventually(lambda: event in desk.told)
 
 
+def test_what_belongs_to_an_alarm_is_done_in_its_order_and_given_up_only_with_it(tmp_path: Path) -> None:
+    """A raise with telemetry before it, and its clear at once: the clear is the last word. And telemetry that finds no
+    place takes nothing of the alarm's with it."""
+    desk, did = Desk(tmp_path / "outbox.db", memory_bytes=6000), []
+    desk.thread.start()
+    try:
+        with read_only(desk.outbox):
+            desk.writer.put([some_scores(), an_event()], lambda _: did.append("raised"))
+            desk.writer.put([an_event()], lambda _: did.append("cleared"))
+            eventually(lambda: desk.writer.unusable)
+            for _ in range(20):
+                desk.writer.put([some_scores()])
+            assert desk.counters["dropped_in_memory.telemetry"]
+        assert desk.writer.flush(20)
+    finally:
+        desk.close()
+    assert did == ["raised", "cleared"]
+
+
 def test_a_slow_disk_holds_up_nobody_and_makes_larger_batches(desk: Desk) -> None:
     """Half a second for each commit: somebody else holds the file for so long."""
     other = sqlite3.connect(desk.outbox.path, isolation_level=None, timeout=30)
