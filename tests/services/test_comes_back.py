@@ -177,7 +177,7 @@ def test_satisfaction_is_asked_once_a_month_and_shown_as_a_trend(host: Host) -> 
         a_verdict(host, event, annotator=name)
     asked = host.bootstrap(lang="de").satisfaction
     assert asked is not None
-    assert asked.text.startswith("Haben Ihre")
+    assert asked.text.startswith("Haben deine")
     address = f"/api/form/satisfaction/{asked.ask_id}"
     assert host.http.put(address, json={"score": 6}).status_code == 422
     assert host.http.put(address, json={"score": 4}).json()["taken"] == "new"
