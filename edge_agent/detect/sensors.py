@@ -207,7 +207,9 @@ class Sensors:
     def flush(self, force: bool = False) -> None:
         """What is usual to the disk, now and then, so that a restart does not take an ill sensor for a healthy one."""
         now = self._clock.monotonic()
-        if self._file is None or not (state := self._check.state()) or (now - self._written_at < WRITE_S and not force):
+        if self._file is None or (now - self._written_at < WRITE_S and not force):
+            return
+        if not (state := self._check.state()):
             return
         self._written_at, whole = now, io.BytesIO()
         np.savez(whole, **{f"mode {mode}": rows for mode, rows in state.items()})  # type: ignore[arg-type]
