@@ -55,8 +55,10 @@ from models.contract.commands import (
     TakeAction,
     TakeVerdict,
 )
+from models.contract.events import AlarmEvent, FaultOfSensor, Phase, SensorFault
+from models.contract.health import StreamCount
 from models.contract.ids import new_trace_id
-from models.contract.messages import AlarmEvent, Body, FaultOfSensor, Phase, SensorFault, StreamCount
+from models.contract.messages import Body
 from models.form.signin import SignIn
 from models.form.speech import SENSORS, sensor_says
 from models.windows import default_window

@@ -15,7 +15,8 @@ from edge_agent.outbox import Outbox
 from models.contract.base import Stream
 from models.contract.codec import dump
 from models.contract.commands import FormNews
-from models.contract.messages import AlarmEvent, Annotation, Body
+from models.contract.events import AlarmEvent
+from models.contract.messages import Annotation, Body
 from models.contract.people import Feedback
 
 KEEP = 500  # alarms

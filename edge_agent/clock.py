@@ -27,7 +27,7 @@ from typing import Final
 from edge_agent.files import write_whole
 from models.contract import ids
 from models.contract.base import TimeQuality
-from models.contract.messages import ClockReport
+from models.contract.health import ClockReport
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ from typing import Final
 from edge_agent.clock import SYSTEM, Clock
 from edge_agent.state import agent_version
 from models.contract.base import ModelRef, Stream
+from models.contract.health import AssetHealth, Heartbeat, StreamCount
 from models.contract.ids import new_epoch, new_trace_id
-from models.contract.messages import AssetHealth, Heartbeat, Step, StreamCount
+from models.contract.messages import Step
 
 SOON_S: Final = 10.0  # between two heartbeats, whatever changes
 QUIET_S: Final = 1800.0  # while nothing does: that the device is there at all is told by its session

@@ -24,8 +24,9 @@ from edge_agent.clock import SYSTEM, Clock
 from edge_agent.config import Notify
 from edge_agent.settings import Broker
 from models.alarms import RANK
+from models.contract.events import AlarmEvent, Phase
 from models.contract.labels import Severity
-from models.contract.messages import AlarmEvent, Body, Phase
+from models.contract.messages import Body
 from models.webhook import WebhookFailed, post
 
 log = logging.getLogger(__name__)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from models.contract.base import ModelRef, TimeQuality
-from models.contract.messages import AssetHealth, StorageHealth
+from models.contract.health import AssetHealth, StorageHealth
 
 
 class Part(BaseModel):

@@ -29,8 +29,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from models.contract.events import FaultOfSensor
 from models.contract.features import NAMES
-from models.contract.messages import FaultOfSensor
 from models.contract.signals import Signal, WindowSpec
 from models.features.extract import N_FEATURES
 from models.features.stillness import N_COLUMNS, stillness

@@ -14,18 +14,17 @@ from models.bundle.signing import SigningKey
 from models.contract.alarms import Act, AlarmAction
 from models.contract.base import ModelRef
 from models.contract.commands import Command, CommandBody, CommandNote
+from models.contract.events import AlarmEvent, Phase
 from models.contract.features import FEATURE_SET, vector_names
 from models.contract.ids import new_trace_id
 from models.contract.labels import Verdict
 from models.contract.messages import (
-    AlarmEvent,
     Annotation,
     Approval,
     Assignment,
     Body,
     Column,
     Offer,
-    Phase,
     Receipt,
     ReceiptNote,
     RolloutStatus,

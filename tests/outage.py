@@ -12,7 +12,7 @@ from pathlib import Path
 from edge_agent.config import OutboxRoom
 from models.contract.base import Stream
 from models.contract.codec import dump
-from models.contract.messages import StreamCount
+from models.contract.health import StreamCount
 from tests.builders import Fleet, a_status, an_annotation, an_event, some_scores
 from tests.faults.proxy import Proxy
 from tests.receiver import Receiver

@@ -18,7 +18,8 @@ from fleet_server.ingest.reading import PACK
 from models.contract import topics
 from models.contract.base import SeqRange, Stream
 from models.contract.codec import dump, load, unpacked, wrap
-from models.contract.messages import Envelope, Fetch, Pack, Session, StreamCount
+from models.contract.health import StreamCount
+from models.contract.messages import Envelope, Fetch, Pack, Session
 from tests.builders import Fleet
 
 

@@ -24,9 +24,10 @@ from models import alarms
 from models.alarms import AlarmState
 from models.contract.alarms import Act, AlarmAction, Maintenance, Suppression
 from models.contract.commands import LiftSuppression, SetMaintenance, TakeAction, TakeVerdict
+from models.contract.events import AlarmEvent
 from models.contract.features import vector_names
 from models.contract.ids import new_trace_id
-from models.contract.messages import AlarmEvent, Annotation, Body
+from models.contract.messages import Annotation, Body
 from models.contract.people import Feedback, Signal
 from models.suppress import Pattern
 

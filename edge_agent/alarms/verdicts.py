@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from edge_agent.config import Alarms
 from models.contract.alarms import Suppression
+from models.contract.events import AlarmEvent
 from models.contract.ids import new_trace_id
 from models.contract.labels import Provenance, Severity, Verdict
-from models.contract.messages import AlarmEvent, Annotation
+from models.contract.messages import Annotation
 
 KEPT_SHAPES: Final = 500
 KEPT_ENDED: Final = 200

@@ -18,12 +18,8 @@ from edge_agent.state import agent_version
 from models.bundle.files import BadBundle, Bundle
 from models.bundle.manifest import new_enough
 from models.contract.alarms import Maintenance
-from models.contract.messages import (
-    AssetHealth,
-    Assignment,
-    Body,
-    TrialReport,
-)
+from models.contract.health import AssetHealth
+from models.contract.messages import Assignment, Body, TrialReport
 from models.contract.release import Cause
 from models.features.extract import warm_up
 from models.scoring import Scorer

@@ -21,9 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.alarms import NOVELTY
+from models.contract.events import Phase
 from models.contract.ids import new_trace_id
 from models.contract.labels import Severity
-from models.contract.messages import Phase
 
 CHANGE: Final = 10  # windows
 KEPT_VECTORS: Final = 48  # of an episode: enough to tell its pattern

@@ -23,11 +23,9 @@ from edge_agent.errors import BundleRejected
 from edge_agent.files import write_whole
 from models import alarms, selfref
 from models.bundle.files import BadBundle
+from models.contract.events import Driver
 from models.contract.features import vector_names
 from models.contract.labels import Severity
-from models.contract.messages import (
-    Driver,
-)
 from models.contract.release import Cause
 from models.contract.signals import Signal, WindowSpec
 from models.scoring import Scored, Scorer

@@ -32,16 +32,11 @@ from edge_agent.errors import SourceFailed
 from models import alarms
 from models.alarms import NOVELTY, SUDDEN
 from models.contract.alarms import Maintenance
+from models.contract.events import AlarmEvent, Phase
 from models.contract.features import FEATURE_SET
+from models.contract.health import AssetHealth
 from models.contract.ids import new_trace_id
-from models.contract.messages import (
-    AlarmEvent,
-    AssetHealth,
-    Body,
-    Flag,
-    Phase,
-    SampledWindow,
-)
+from models.contract.messages import Body, Flag, SampledWindow
 from models.contract.signals import Quality, Signal, WindowSpec
 from models.features.extract import Extractor
 from models.scoring import Scored, Scorer

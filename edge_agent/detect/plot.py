@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from models.contract.messages import Plot
+from models.contract.events import Plot
 from models.contract.signals import Signal, WindowSpec
 from models.windows import Window
 

@@ -11,11 +11,7 @@ import numpy as np
 from edge_agent.clock import Clock
 from edge_agent.detect.judge import Seen
 from models.contract.base import ModelRef
-from models.contract.messages import (
-    Column,
-    Flag,
-    ScoredWindows,
-)
+from models.contract.messages import Column, Flag, ScoredWindows
 from models.windows import Window
 
 LOG_WINDOWS: Final = 256  # the log is sent when so many windows are in it,

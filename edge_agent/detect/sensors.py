@@ -26,10 +26,11 @@ from edge_agent.detect.episodes import Episode, Episodes
 from edge_agent.detect.judge import Judge, reference_name
 from edge_agent.detect.plot import NormalWindow
 from edge_agent.files import write_whole
+from models.contract.events import AlarmEvent, FaultOfSensor, IllSensor, Phase, SensorFault
 from models.contract.features import FEATURE_SET
 from models.contract.ids import new_trace_id
 from models.contract.labels import FaultKind, Severity
-from models.contract.messages import AlarmEvent, Body, FaultOfSensor, IllSensor, Phase, SensorFault
+from models.contract.messages import Body
 from models.contract.signals import Quality, Signal, WindowSpec
 from models.sensor_check import Ill, SensorCheck
 from models.windows import RATE_OFF, Window

@@ -18,7 +18,7 @@ from edge_agent.clock import Clock
 from edge_agent.errors import BundleRejected
 from edge_agent.files import write_whole
 from models.bundle.files import BadBundle
-from models.contract.messages import RemainingLife
+from models.contract.events import RemainingLife
 from models.contract.release import Cause
 from models.contract.signals import WindowSpec
 from models.life import History, Steps

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from models.contract.messages import StorageHealth
+from models.contract.health import StorageHealth
 
 log = logging.getLogger(__name__)
 

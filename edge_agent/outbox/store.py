@@ -35,7 +35,8 @@ from edge_agent.outbox.room import ROW_OVERHEAD, Room
 from edge_agent.outbox.trouble import meaning
 from models.contract.base import SeqRange, Stream
 from models.contract.codec import dump
-from models.contract.messages import STREAM_OF, Body, StorageHealth, StreamCount
+from models.contract.health import StorageHealth, StreamCount
+from models.contract.messages import STREAM_OF, Body
 from models.crash_points import crash_point
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from edge_agent.alarms.desk import AlarmDesk
 from edge_agent.annotate import Journal
 from edge_agent.attachments import Attachments
-from models.contract.messages import AssetHealth
+from models.contract.health import AssetHealth
 from models.form.signin import SignIn
 
 

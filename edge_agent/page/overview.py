@@ -7,7 +7,8 @@ from html import escape
 from edge_agent.annotate import Episode, Journal
 from edge_agent.page.desk import Shown
 from models.contract.base import Stream
-from models.contract.messages import AssetHealth, RemainingLife
+from models.contract.events import RemainingLife
+from models.contract.health import AssetHealth
 from models.form.speech import SENSORS, sensor_says
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from edge_agent.annotate import KEEP, Episode, Journal, Said
 from models.alarms import AlarmState
-from models.contract.messages import AssetHealth
+from models.contract.health import AssetHealth
 from models.contract.people import Question, Verdicted
 from models.form import api, speech
 

@@ -13,7 +13,7 @@ from fleet_server.store import devices, events, maintenance
 from fleet_server.store.events import EventRow
 from fleet_server.store.pool import Connection
 from models.alarms import AlarmState, mutes
-from models.contract.messages import AssetHealth
+from models.contract.health import AssetHealth
 
 RECENT: Final = timedelta(days=14)  # alarms that are over and that nobody has judged stay for so long
 MOST: Final = 1000  # alarms looked at

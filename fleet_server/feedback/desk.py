@@ -13,8 +13,10 @@ from fleet_server.store.outcomes import OutcomeRow
 from fleet_server.store.pool import Connection
 from models.alarms import state
 from models.contract.alarms import AlarmAction, Maintenance
+from models.contract.events import AlarmEvent
+from models.contract.health import AssetHealth
 from models.contract.labels import LABELS_VERSION, taxonomy
-from models.contract.messages import AlarmEvent, Annotation, AssetHealth
+from models.contract.messages import Annotation
 from models.form import api, speech
 
 ALARMS, OUTCOMES = 40, 50  # the newest; the bootstrap leaves out more where they do not fit

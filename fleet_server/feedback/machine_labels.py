@@ -10,7 +10,7 @@ from fleet_server import config as settings
 from fleet_server.errors import Refused
 from fleet_server.store import devices
 from fleet_server.store.pool import Connection, connect
-from models.contract.messages import AssetHealth
+from models.contract.health import AssetHealth
 from models.form import machine_labels
 from models.form.machine_labels import Machine
 

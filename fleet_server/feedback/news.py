@@ -18,7 +18,7 @@ from fleet_server.store import commands, devices, outcomes
 from fleet_server.store.devices import DeviceRow
 from fleet_server.store.pool import Connection, Pool
 from models.contract.commands import FormNews
-from models.contract.messages import AssetHealth
+from models.contract.health import AssetHealth
 from models.contract.people import Verdicted
 
 EVERY_S: Final = 10.0

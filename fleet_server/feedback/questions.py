@@ -19,7 +19,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from fleet_server.store import questions as rows
 from fleet_server.store.pool import Connection
 from fleet_server.store.questions import CandidateRow
-from models.contract.messages import AssetHealth
+from models.contract.health import AssetHealth
 from models.contract.people import Question
 from models.form.api import ASKED_A_DAY, TIRED
 

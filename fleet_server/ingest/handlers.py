@@ -32,19 +32,17 @@ from fleet_server.store.telemetry import Prediction, Sample
 from models.contract.alarms import AlarmAction, Maintenance, Suppression
 from models.contract.base import Stream
 from models.contract.codec import Unreadable
+from models.contract.events import AlarmEvent, SensorFault
+from models.contract.health import Heartbeat, StreamCount
 from models.contract.messages import (
-    AlarmEvent,
     Annotation,
     Body,
     CommandResult,
     DeviceFault,
-    Heartbeat,
     RolloutStatus,
     SampledWindow,
     ScoredWindows,
-    SensorFault,
     ShadowReport,
-    StreamCount,
 )
 from models.contract.people import AttachmentPiece, Feedback
 

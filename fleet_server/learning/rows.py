@@ -27,8 +27,8 @@ from fleet_server.store.datasets import EpisodeRow, LabelRow, SampleRow
 from models.alarms import fences
 from models.contract.alarms import Maintenance
 from models.contract.features import FEATURE_SET, NAMES, vector_names
+from models.contract.health import AssetHealth
 from models.contract.labels import NORMAL, FaultKind, Verdict
-from models.contract.messages import AssetHealth
 from models.contract.signals import Signal, WindowSpec
 
 MAX_WEIGHT_RATIO: Final = 20.0  # one rare window shall not outweigh twenty others

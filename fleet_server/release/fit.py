@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from fleet_server.store.rollouts import DeviceRow
 from models.bundle.manifest import Manifest, new_enough
-from models.contract.messages import AssetHealth
+from models.contract.health import AssetHealth
 from models.contract.release import Capabilities
 
 

@@ -12,7 +12,8 @@ from psycopg.rows import class_row, scalar_row
 from psycopg.types.json import Jsonb
 
 from models.contract.base import ModelRef
-from models.contract.messages import Heartbeat, Session, Step
+from models.contract.health import Heartbeat
+from models.contract.messages import Session, Step
 
 
 @dataclass(frozen=True)

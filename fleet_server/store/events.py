@@ -12,7 +12,7 @@ from psycopg import Connection
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
-from models.contract.messages import AlarmEvent, Phase
+from models.contract.events import AlarmEvent, Phase
 
 
 @dataclass(frozen=True)

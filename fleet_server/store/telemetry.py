@@ -11,7 +11,7 @@ from psycopg import Connection
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
-from models.contract.messages import SensorFault
+from models.contract.events import SensorFault
 
 
 class Prediction(NamedTuple):

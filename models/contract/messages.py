@@ -14,7 +14,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, Base64Bytes, Field
 
-from models.contract.alarms import AlarmAction, Criticality, Family, Maintenance, Suppression
+from models.contract.alarms import AlarmAction, Maintenance, Suppression
 from models.contract.base import (
     AssetId,
     DeviceId,
@@ -27,22 +27,21 @@ from models.contract.base import (
     Seq,
     SeqRange,
     Sha256,
-    SignalName,
     Stream,
     Text,
 )
 from models.contract.base import (
     Body as Body,
 )
-from models.contract.labels import Severity
+from models.contract.events import AlarmEvent, SensorFault
+from models.contract.health import Heartbeat
 from models.contract.people import Annotation as Annotation
 from models.contract.people import Attachment as Attachment
 from models.contract.people import AttachmentPiece, Feedback
-from models.contract.release import Capabilities, Evidence, PairedScores, ShadowLimits
+from models.contract.release import Evidence, PairedScores, ShadowLimits
 from models.contract.release import Step as Step
 from models.contract.release import TrialLimits as TrialLimits
 from models.contract.release import TrialReport as TrialReport
-from models.contract.signals import Signal, WindowSpec
 
 
 class Envelope(Protocol):
@@ -56,203 +55,12 @@ class Envelope(Protocol):
     body: dict[str, Any]
 
 
-class Phase(enum.StrEnum):
-    """An alarm episode's life: raised once, updated now and then, cleared once."""
-
-    RAISED = "raised"
-    UPDATED = "updated"
-    CLEARED = "cleared"
-
-
-class Driver(Message):
-    """One feature that drove an alarm: its value, what is usual there, and how far off it is in usual spreads."""
-
-    feature: Text
-    value: float
-    usual: float
-    deviation: float
-
-
-class Plot(Message):
-    """One channel of the window that alarmed, and of an earlier one that did not, thinned for the eye: each pair of
-    points is the smallest and the largest of its stretch."""
-
-    signal: SignalName
-    unit: Text = ""
-    seconds: Annotated[float, Field(gt=0)]  # of one window
-    values: Annotated[tuple[float, ...], Field(max_length=120)]
-    normal: Annotated[tuple[float, ...], Field(max_length=120)] = ()
-
-
-class RemainingLife(Message):
-    """What is left of an asset's life, as the model that runs told it last. With probability `coverage` the truth, as
-    far as it is below `cap`, lies between low and high."""
-
-    unit: Annotated[Text, Field(max_length=20)]
-    estimate: Annotated[float, Field(ge=0)]  # at the cap: at least so long
-    low: Annotated[float, Field(ge=0)]
-    high: Annotated[float, Field(ge=0)] | None = None  # None: beyond the cap, and nobody knows how far
-    cap: float
-    coverage: float
-    at: AwareDatetime  # the end of the last window it is of
-    steps: Annotated[int, Field(ge=0)] = 0  # that it was told from, since the life began
-
-
-class FaultOfSensor(enum.StrEnum):
-    NOT_A_NUMBER = "not_a_number"
-    STUCK = "stuck"
-    OUT_OF_RANGE = "out_of_range"
-    GAP = "gap"
-    SILENT = "silent"
-    BAD_QUALITY = "bad_quality"  # its source says so
-    SATURATED = "saturated"
-    OFFSET = "offset"
-    NOISE = "noise"
-    UNIT = "unit"  # the values are in another unit than they are said to be
-    DROPOUTS = "dropouts"
-    SWAPPED = "swapped"  # with another signal
-    SAMPLE_RATE = "sample_rate"  # samples come faster or slower than the settings say
-
-
-class IllSensor(Message):
-    """What is wrong with one channel: its values say nothing of the machine."""
-
-    signal: SignalName
-    fault: FaultOfSensor
-    since: AwareDatetime
-    value: float | None = None  # a level; of noise an unrest, of clipping and dropouts a share of samples
-    usual: float | None = None  # the same as it was
-    unit: Text = "1"
-    looks_like: Annotated[Text, Field(max_length=80)] = ""  # the unit that the values seem to be in; the other signal
-
-
-class AlarmEvent(Body):
-    """One phase of an alarm episode on an asset. Stream alarm."""
-
-    kind: Literal["alarm"] = "alarm"
-    event_id: UUID  # one for the whole episode, made once, on the edge
-    phase: Phase
-    asset: AssetId
-    window_start: AwareDatetime
-    window_end: AwareDatetime
-    opened_at: AwareDatetime  # start of the first window of the episode
-    score: Score
-    threshold: Score
-    fault_class: Annotated[Text, Field(max_length=40)] | None = None
-    probabilities: dict[Text, Score] = Field(default_factory=dict)
-    model: ModelRef
-    feature_set: FeatureSet
-    features: dict[Text, float]
-    drivers: tuple[Driver, ...] = ()
-    trial: bool = False  # the model that says so is not verified yet on this device
-    recorded: bool | None = None  # True: of a recording, with its times; None: an agent that does not say
-    plot: Plot | None = None
-    mode: Annotated[Text, Field(max_length=40)] = ""  # of the machine; empty: its settings tell of none
-    life: RemainingLife | None = None  # where the model tells of it
-    family: Family = ""  # of faults: at most one episode of it is open on an asset; empty: an older agent
-    severity: Severity | None = None  # the highest of the episode so far; models.alarms has the rule
-    repeats: Annotated[int, Field(ge=1)] = 1  # how many times it was raised: again within the hold time is the same one
-    muted: bool = False  # raised in a maintenance window: nobody was told, and it does not train
-    cleared_by: Literal["", "signal", "verdict", "source"] = ""  # what ended it: false alarm; recording at its end
-    sensors: tuple[IllSensor, ...] = ()  # of the family "sensor": what is wrong; else: these were left out of the score
-
-
-class SensorFault(Body):
-    """A window that could not be scored, or a source that fell silent: somebody must hear of it. Stream alarm."""
-
-    kind: Literal["sensor_fault"] = "sensor_fault"
-    asset: AssetId
-    signal: SignalName | None = None  # None: the whole source
-    fault: FaultOfSensor
-    since: AwareDatetime
-    detail: Annotated[Text, Field(max_length=500)] = ""
-
-
 class Flag(enum.IntFlag):
     """Why a scored window is not to be trusted as others are: it does not train."""
 
     UNCERTAIN = 1  # the source doubts a sample of it
     CLOCK = 2  # its time cannot be right
     SENSOR = 4  # scored without a channel whose sensor is ill
-
-
-class StreamCount(Message):
-    """The outbox of one stream, counted in one transaction: produced = gone + waiting + evicted."""
-
-    produced: Annotated[int, Field(ge=0)] = 0  # the highest seq given out in this epoch
-    waiting: tuple[SeqRange, ...] = ()
-    evicted: dict[Text, tuple[SeqRange, ...]] = Field(default_factory=dict)  # by cause
-    waiting_bytes: Annotated[int, Field(ge=0)] = 0
-
-
-class StorageHealth(Message):
-    """The disk under the outbox. short: it is full, the lowest class gives way; unusable: nothing can be written."""
-
-    state: Literal["ok", "short", "unusable"] = "ok"
-    reason: Annotated[Text, Field(max_length=300)] = ""
-    free_bytes: Annotated[int, Field(ge=0)] = 0
-    used_bytes: Annotated[int, Field(ge=0)] = 0  # by the outbox, with its log
-    buffered: Annotated[int, Field(ge=0)] = 0  # records in memory only
-
-
-class AssetHealth(Message):
-    """How one asset's source is doing."""
-
-    windows: Annotated[int, Field(ge=0)] = 0
-    dropped: dict[Text, int] = Field(default_factory=dict)  # samples or windows not scored, by cause
-    flagged: dict[Text, int] = Field(default_factory=dict)  # windows scored and not to be trusted, by Flag
-    sensors: tuple[IllSensor, ...] = ()  # with a fault now
-    last_sample_at: AwareDatetime | None = None
-    state: Literal["waiting", "learning", "scoring", "silent", "ended"] = "waiting"
-    mode: Annotated[Text, Field(max_length=40)] = ""  # what the machine is doing
-    score: Score | None = None
-    life: RemainingLife | None = None
-    alarm: bool = False
-    kind: Text = "machine"
-    hall: Annotated[Text, Field(max_length=40)] = ""
-    code: Annotated[Text, Field(max_length=12)] = ""  # on the machine's plate, for typing; empty: made from its id
-    criticality: Criticality = "normal"
-    maintenance_since: AwareDatetime | None = None  # alarms are muted
-    maintenance_id: UUID | None = None
-    suppressed: Annotated[int, Field(ge=0)] = 0  # windows that did not alarm because somebody said it is a false alarm
-    window: WindowSpec | None = None  # how its windows are cut, and of which channels: a trained model must fit both
-    signals: tuple[Signal, ...] = ()
-
-
-class ClockReport(Message):
-    """The wall clock against the monotonic one, since the agent's start."""
-
-    offset_s: float = 0.0  # what the wall gained, jumps included
-    drift_ppm: float = 0.0  # microseconds that it gains a second, without jumps
-    jumps_forward: Annotated[int, Field(ge=0)] = 0
-    jumps_back: Annotated[int, Field(ge=0)] = 0
-    floor: AwareDatetime  # it is at least so late
-
-
-class Heartbeat(Body):
-    """The device says how it is. Stream health."""
-
-    kind: Literal["heartbeat"] = "heartbeat"
-    agent_version: Annotated[Text, Field(max_length=40)]
-    boot: Epoch  # made at each start of the agent
-    uptime_s: Annotated[float, Field(ge=0)]
-    every_s: Annotated[float, Field(gt=0)] | None = None  # until the next one
-    running: ModelRef
-    step: Step
-    assignment: Annotated[int, Field(ge=0)] = 0  # the sequence of the last assignment taken
-    outbox: dict[Stream, StreamCount]
-    ended: dict[Epoch, dict[Stream, StreamCount]] = Field(default_factory=dict)  # outboxes before this one
-    storage: StorageHealth | None = None
-    assets: dict[AssetId, AssetHealth] = Field(default_factory=dict)
-    latency_us_p50: float | None = None
-    latency_us_p99: float | None = None
-    rss_bytes: int | None = None
-    clock: ClockReport | None = None
-    counters: dict[Text, int] = Field(default_factory=dict)  # refused receipts, unreadable offers, sensor restarts, ...
-    capabilities: Capabilities | None = None
-    floor: Annotated[int, Field(ge=0)] = 0  # no version below is taken
-    denied: tuple[Sha256, ...] = ()  # were sent away here
-    switch_problem: Annotated[Text, Field(max_length=500)] = ""  # what keeps models from being changed as they should
 
 
 class RolloutStatus(Body):

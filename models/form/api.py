@@ -13,8 +13,8 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from pydantic import AwareDatetime, Field
 
 from models.contract.base import AssetId, Message, Score, Sha256, Text
+from models.contract.events import Driver, Plot
 from models.contract.labels import LABELS_VERSION, FaultKind, Severity, Taxonomy, Verdict
-from models.contract.messages import Driver, Plot
 from models.contract.people import ATTACHMENT_BYTES, MediaType, Question
 
 BOOTSTRAP_BYTES: Final = 96 * 1024  # of JSON; what does not fit is left out, plots first, and counted

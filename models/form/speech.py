@@ -10,8 +10,9 @@ from importlib import resources
 from typing import Final
 
 from models.alarms import FAMILY, AlarmState
+from models.contract.events import AlarmEvent, FaultOfSensor, IllSensor
 from models.contract.labels import LABELS_VERSION, FaultKind, taxonomy
-from models.contract.messages import AlarmEvent, Annotation, FaultOfSensor, IllSensor
+from models.contract.messages import Annotation
 from models.contract.people import Question
 from models.form.api import POLICY, AlarmView, ModelView, OutcomeView, Policy, QuestionView, Where
 

@@ -17,7 +17,8 @@ import numpy as np
 from edge_agent.config import Asset
 from edge_agent.detect import Detector, Pipeline
 from fleet_server.learning.files import train
-from models.contract.messages import AlarmEvent, Body, Phase
+from models.contract.events import AlarmEvent, Phase
+from models.contract.messages import Body
 from models.contract.signals import Signal, WindowSpec
 from tests.bench.figure import Bench
 

@@ -21,8 +21,9 @@ from edge_agent.outbox import Outbox
 from models.contract.base import ModelRef
 from models.contract.codec import dump
 from models.contract.features import FEATURE_SET, vector_names
+from models.contract.health import AssetHealth
 from models.contract.ids import new_trace_id
-from models.contract.messages import AssetHealth, Body, Column, SampledWindow, ScoredWindows
+from models.contract.messages import Body, Column, SampledWindow, ScoredWindows
 from models.contract.signals import Signal
 from simulators.embedded.broker import embedded_broker
 from simulators.embedded.postgres import EmbeddedPostgres

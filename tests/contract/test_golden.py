@@ -16,16 +16,7 @@ from models.contract import alarms, commands, messages, topics
 from models.contract.base import Body, Message
 from models.contract.codec import Unreadable, dump, load, load_body
 from models.contract.commands import COMMANDS, Command, CommandNote, SetBudget
-from models.contract.messages import (
-    BODIES,
-    STREAM_OF,
-    Assignment,
-    Envelope,
-    Offer,
-    Receipt,
-    ReceiptNote,
-    ScoredWindows,
-)
+from models.contract.messages import BODIES, STREAM_OF, Assignment, Envelope, Offer, Receipt, ReceiptNote, ScoredWindows
 from models.contract.schema import FILE, TRAVELS, as_text
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -16,7 +16,7 @@ from edge_agent.config import load
 from edge_agent.outbox import Outbox
 from models.bundle.signing import public_pem
 from models.contract.base import Stream
-from models.contract.messages import StreamCount
+from models.contract.health import StreamCount
 from simulators.embedded.processes import Lifeline, Process, http_ready
 from tests.builders import Fleet
 from tests.faults import broken, ledger

@@ -16,7 +16,8 @@ from pathlib import Path
 
 from edge_agent.config import OutboxRoom
 from models.contract.base import SeqRange, Stream
-from models.contract.messages import Phase, StreamCount
+from models.contract.events import Phase
+from models.contract.health import StreamCount
 from models.logs import A_MINUTE
 from tests.receiver import Receiver
 

@@ -7,7 +7,8 @@ import random
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from models.contract.messages import AlarmEvent, AssetHealth, Driver, Plot
+from models.contract.events import AlarmEvent, Driver, Plot
+from models.contract.health import AssetHealth
 from models.contract.signals import Signal
 from tests import builders
 from tests.services.conftest import Client

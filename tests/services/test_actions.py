@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from models.contract.messages import AlarmEvent
+from models.contract.events import AlarmEvent
 from tests.services.station import now, query, value
 from tests.services.test_form_api import ServerHost, an_alarm, server  # noqa: F401
 from tests.services.test_sign_in import Door, clock, server_door  # noqa: F401

@@ -26,9 +26,9 @@ from fleet_server.store.pool import connect
 from models import alarms
 from models.contract.alarms import Act, Suppression
 from models.contract.commands import TakeAction, read_body
+from models.contract.events import AlarmEvent, Phase
 from models.contract.ids import new_trace_id
 from models.contract.labels import Severity
-from models.contract.messages import AlarmEvent, Phase
 from models.webhook import SIGNATURE
 from tests.builders import an_action, an_annotation
 from tests.services.station import now, query, value

@@ -18,7 +18,8 @@ from fleet_server.store import annotations as spoken
 from fleet_server.store import labels
 from fleet_server.store.migrate import migrate
 from fleet_server.store.pool import connect, open_pool
-from models.contract.messages import AlarmEvent, Annotation, Column, Phase
+from models.contract.events import AlarmEvent, Phase
+from models.contract.messages import Annotation, Column
 from tests import builders
 from tests.builders import NOW, an_annotation
 from tests.services.station import now, query, value

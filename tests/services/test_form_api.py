@@ -20,7 +20,8 @@ from fleet_server.ingest.batch import store
 from fleet_server.store.pool import connect
 from models.contract.base import Stream
 from models.contract.codec import dump
-from models.contract.messages import AlarmEvent, Annotation, Plot
+from models.contract.events import AlarmEvent, Plot
+from models.contract.messages import Annotation
 from models.form import api
 from tests import builders
 from tests.builders import an_annotation, an_event

@@ -31,18 +31,9 @@ from models.bundle.signing import NotTrusted, PublicKeys, SigningKey
 from models.contract import topics
 from models.contract.base import Stream
 from models.contract.codec import dump, load, wrap
-from models.contract.messages import (
-    STREAM_OF,
-    AlarmEvent,
-    Column,
-    Fetch,
-    Flag,
-    Heartbeat,
-    Phase,
-    Receipt,
-    ReceiptNote,
-    SensorFault,
-)
+from models.contract.events import AlarmEvent, Phase, SensorFault
+from models.contract.health import Heartbeat
+from models.contract.messages import STREAM_OF, Column, Fetch, Flag, Receipt, ReceiptNote
 from simulators.embedded.broker import Broker
 from simulators.embedded.postgres import EmbeddedPostgres
 from tests import builders, support

@@ -21,8 +21,8 @@ from pydantic import ValidationError
 from edge_agent.config import Notify
 from edge_agent.notify import QUEUE, Notifier
 from edge_agent.settings import Broker
+from models.contract.events import AlarmEvent, Phase
 from models.contract.labels import Severity
-from models.contract.messages import AlarmEvent, Phase
 from simulators.embedded import broker as embedded
 from tests.builders import an_event
 from tests.support import eventually

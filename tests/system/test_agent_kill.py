@@ -20,7 +20,8 @@ import pytest
 from edge_agent.annotate import Journal
 from edge_agent.outbox import Outbox
 from models.contract.base import Stream
-from models.contract.messages import AlarmEvent, Annotation
+from models.contract.events import AlarmEvent
+from models.contract.messages import Annotation
 from simulators.embedded.broker import Broker
 from simulators.embedded.processes import Process, http_ready
 from tests.builders import Fleet, an_annotation

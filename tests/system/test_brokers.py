@@ -9,7 +9,7 @@ import pytest
 
 from edge_agent.outbox import Outbox
 from models.contract.base import Stream
-from models.contract.messages import StreamCount
+from models.contract.health import StreamCount
 from tests.builders import Fleet, an_event
 from tests.faults.figures import Measured
 from tests.faults.network import TunedBroker

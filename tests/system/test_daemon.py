@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from models.contract.base import Stream
-from models.contract.messages import Heartbeat
+from models.contract.health import Heartbeat
 from simulators.embedded.broker import Broker
 from simulators.embedded.processes import Process
 from tests.builders import Fleet

@@ -29,8 +29,9 @@ from models.contract.alarms import Act, AlarmAction, Maintenance, Suppression
 from models.contract.base import Stream
 from models.contract.codec import load
 from models.contract.commands import LiftSuppression, SetMaintenance, TakeAction, TakeVerdict
+from models.contract.events import AlarmEvent, Phase
 from models.contract.labels import FaultKind, Severity, Verdict
-from models.contract.messages import AlarmEvent, Annotation, Body, Phase, SampledWindow
+from models.contract.messages import Annotation, Body, SampledWindow
 from models.contract.people import Feedback
 from models.windows import default_window
 from simulators.machine import RATE_HZ, SIGNALS, Kind, Plan, Pump

@@ -9,7 +9,7 @@ import pytest
 
 from fleet_server.errors import BadConfig, Refused
 from fleet_server.learning import degradation, files
-from models.contract.messages import Phase
+from models.contract.events import Phase
 from models.contract.signals import Signal, WindowSpec
 from models.scoring import Scorer
 from tests.unit.test_detect import Machine

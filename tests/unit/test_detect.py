@@ -17,17 +17,9 @@ from edge_agent.detect import Detector, Pipeline
 from edge_agent.errors import BundleRejected
 from models.baseline import shipped
 from models.bundle.files import Bundle
+from models.contract.events import AlarmEvent, FaultOfSensor, Phase, SensorFault
 from models.contract.features import vector_names
-from models.contract.messages import (
-    AlarmEvent,
-    Body,
-    FaultOfSensor,
-    Flag,
-    Phase,
-    SampledWindow,
-    ScoredWindows,
-    SensorFault,
-)
+from models.contract.messages import Body, Flag, SampledWindow, ScoredWindows
 from models.contract.signals import Quality, Signal, WindowSpec
 from models.form.speech import why
 from models.windows import default_window

@@ -15,7 +15,8 @@ from edge_agent.config import ModeRule
 from edge_agent.detect.modes import CHANGE, LEARNING, OFF, START_UP, Modes, groups_of
 from edge_agent.errors import SourceFailed
 from models.baseline import shipped
-from models.contract.messages import FaultOfSensor, Phase, ScoredWindows
+from models.contract.events import FaultOfSensor, Phase
+from models.contract.messages import ScoredWindows
 from models.contract.signals import Signal, WindowSpec
 from models.windows import Windower, default_window
 from simulators.machine import RATE_HZ, SIGNALS, Doing, Episode, Kind, Plan, Pump, Shift

@@ -28,7 +28,9 @@ from models import lifeline
 from models.bundle.signing import SigningKey, public_pem
 from models.contract.base import ModelRef, Stream, TimeQuality
 from models.contract.codec import load as load_body
-from models.contract.messages import Annotation, AssetHealth, FaultOfSensor, IllSensor, StorageHealth
+from models.contract.events import FaultOfSensor, IllSensor
+from models.contract.health import AssetHealth, StorageHealth
+from models.contract.messages import Annotation
 from models.form.signin import hashed, plain
 from tests.builders import NOW, USUAL, an_event
 from tests.support import eventually

@@ -22,7 +22,8 @@ from edge_agent.outbox import MAX_RANGES, ROW_OVERHEAD, Outbox
 from edge_agent.outbox.place import at
 from models.contract.base import SeqRange, Stream
 from models.contract.codec import dump
-from models.contract.messages import STREAM_OF, Body, StreamCount
+from models.contract.health import StreamCount
+from models.contract.messages import STREAM_OF, Body
 from tests.builders import a_status, an_annotation, an_event, some_scores
 
 MAKERS = {

@@ -18,7 +18,7 @@ from edge_agent.outbox import Outbox
 from edge_agent.outbox.ranges import of, rest
 from models.contract.base import SeqRange, Stream
 from models.contract.codec import dump
-from models.contract.messages import StreamCount
+from models.contract.health import StreamCount
 from tests.builders import a_status, an_annotation, an_event, some_scores
 from tests.unit.test_outbox import evicted, numbers
 

@@ -25,15 +25,8 @@ from edge_agent.rollout.steps import STEPS, Event
 from edge_agent.rollout.trial import harm
 from models.bundle.files import Bundle
 from models.bundle.signing import PublicKeys, SigningKey
-from models.contract.messages import (
-    AlarmEvent,
-    Body,
-    Chunk,
-    Offer,
-    RolloutStatus,
-    Step,
-    TrialLimits,
-)
+from models.contract.events import AlarmEvent
+from models.contract.messages import Body, Chunk, Offer, RolloutStatus, Step, TrialLimits
 from models.contract.release import Cause
 from tests.builders import DEVICE, SIGNALS, SPEC, Fleet, a_bundle
 from tests.device import NEW, NEWER, OLD, Device, chunks, report

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from edge_agent.detect.sensors import Channels
 from models.baseline import shipped
 from models.contract.alarms import Maintenance
+from models.contract.events import FaultOfSensor, Phase
 from models.contract.ids import new_trace_id
-from models.contract.messages import FaultOfSensor, Phase, SampledWindow, ScoredWindows
+from models.contract.messages import SampledWindow, ScoredWindows
 from models.contract.signals import Signal, WindowSpec
 from models.features.extract import Extractor
 from models.features.stillness import COLUMNS, stillness
