@@ -112,7 +112,7 @@ def one_room_for_all() -> None:
 @breaks(
     "system/test_storage.py::test_another_program_fills_the_disk",
     "system/test_storage.py::test_the_file_system_turns_read_only",
-    because="Connection refused|has died|nothing is scored",
+    because="Connection refused|Remote end closed|nothing is scored",
 )
 def a_full_disk_is_the_end() -> None:
     """No room is made, and whoever writes dies of it."""
