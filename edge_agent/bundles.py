@@ -93,6 +93,14 @@ class Memory:
                 with contextlib.suppress(FileNotFoundError):
                     (state_dir / name).replace(state_dir / f"{name}.damaged")
             self._db = _open(path)
+        self._mend()
+
+    def _mend(self) -> None:
+        """What one copy of the floors has lost it gets back from the other, before that one can be lost too."""
+        stored = {key: self._stored(key, 0) for key in FLOORS}
+        if stored != {key: self._copied(key) for key in FLOORS}:
+            with contextlib.suppress(OSError, sqlite3.Error):  # a disk that takes nothing: with the next start
+                self.set(**stored)
 
     def get(self, key: str, default: Any = None) -> Any:
         with self._lock:
@@ -121,12 +129,18 @@ class Memory:
                 raise
 
     def _get(self, key: str, default: Any = None) -> Any:
+        value = self._stored(key, default)
+        return max(value or 0, self._copied(key)) if key in FLOORS else value
+
+    def _stored(self, key: str, default: Any = None) -> Any:
         row = self._db.execute("SELECT value FROM memory WHERE key = ?", (key,)).fetchone()
-        value = json.loads(row[0]) if row else default
-        if key in FLOORS:
-            with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-                value = max(value or 0, json.loads(self._copy.read_text(encoding="utf-8")).get(key, 0))
-        return value
+        return json.loads(row[0]) if row else default
+
+    def _copied(self, key: str) -> int:
+        try:
+            return int(json.loads(self._copy.read_text(encoding="utf-8")).get(key, 0))
+        except (OSError, ValueError, TypeError, AttributeError):
+            return 0
 
     def close(self) -> None:
         with self._lock:

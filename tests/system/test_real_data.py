@@ -83,7 +83,7 @@ def test_skab_runs_through_the_real_loop(
             alarms, raised, windows = conn.execute(
                 "SELECT count(*), coalesce(sum(repeats), 0), (SELECT count(*) FROM prediction) FROM event"
             ).fetchone() or (0, 0, 0)
-        said = (tmp_path / "agent.log").read_text().count(" ALARM ")
+        said = sum((tmp_path / "agent.log").read_text().count(word) for word in (" ALARM ", " SENSOR raised "))
         print(f"SKAB through the loop: {windows} windows, {alarms} alarms, {totals}")
         assert raised == said > 20
         assert windows > 20_000

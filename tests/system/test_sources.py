@@ -58,7 +58,7 @@ sample_share = 1.0
 [asset.modbus]
 host = "127.0.0.1"
 port = {modbus}
-timeout_s = 0.5
+timeout_s = 5
 rate_hz = {rate}
 signals = [{{ name = "vib", address = 0 }}]
 [[asset]]

@@ -192,6 +192,7 @@ def test_the_floor_holds_though_either_copy_of_it_is_lost(device: Device) -> Non
         for beside in device.folder.glob("rollout.db-*"):
             beside.unlink()
         device.restart()
+        assert json.loads((device.folder / "floors.json").read_text())["floor"] == 3  # before the other one is lost too
         assert device.engine.runs is not None
         device.offer(NEW)
         assert device.step is Step.REJECTED
