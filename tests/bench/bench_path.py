@@ -14,7 +14,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +25,7 @@ from edge_agent.operate.bench import some_noise
 from edge_agent.sensors import Block
 from fleet_server.learning.files import train
 from models.contract.signals import Signal
-from tests.bench.figure import Bench, best_us
+from tests.bench.figure import Bench
 
 RATE_HZ: Final = 25_600
 RECORDED_S: Final = 12
@@ -61,28 +60,14 @@ def a_bundle(home: Path) -> Path:
     return bundle
 
 
-@cache
-def device() -> dict[str, float]:
-    """What `edge-agent bench --json` says."""
+def whole_path() -> tuple[float, float]:
+    """Millions of samples a second and core, as `edge-agent bench --json` says; the bar is in the same."""
     with tempfile.TemporaryDirectory(dir=".") as folder:
         bundle = a_bundle(Path(folder).resolve())
         argv = [sys.executable, "-m", "edge_agent", "bench", "--json", "--bundle", str(bundle)]
         done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=120)
-    found: dict[str, float] = json.loads(done.stdout)
-    return found
-
-
-def whole_path() -> tuple[float, float]:
-    """Millions of samples a second and core; the bar is in the same."""
-    millions = device()["samples_per_s"] / 1e6
+    millions = json.loads(done.stdout)["samples_per_s"] / 1e6
     return millions, millions
-
-
-def over_the_transform() -> tuple[float, float]:
-    """Microseconds a window for all of it, over the bare FFT of that window."""
-    window = np.random.default_rng(0).standard_normal((3, 4096)).astype(np.float32)
-    us = 1e6 / device()["windows_per_s"]
-    return us, us / best_us(lambda: np.fft.rfft(window, axis=1))
 
 
 class Live:
@@ -134,6 +119,5 @@ def decision_p99() -> tuple[float, float]:
 
 FIGURES = [
     Bench("whole_path", "a million samples a second", "M", 10, 40, "higher", whole_path),
-    Bench("whole_path_over_fft", "np.fft.rfft of its windows", "us", 8, 3, "lower", over_the_transform),
     Bench("decision_p99_64_channels", "1 ms", "ms", 5, 1, "lower", decision_p99),
 ]
