@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from fleet_server.commands import send
-from fleet_server.feedback import intake, questions
+from fleet_server.feedback import intake, questions, repairs
 from fleet_server.loop import Loop
 from fleet_server.store import commands, devices, outcomes
 from fleet_server.store.devices import DeviceRow
@@ -31,8 +31,8 @@ REFUSED_FOR: Final = timedelta(days=1)  # an older agent does not know this comm
 
 
 class NewsLoop(Loop):
-    """Every few seconds: what was held for want of windows is looked at again; devices whose news have changed are
-    told."""
+    """Every few seconds: what was held for want of windows is looked at again, repairs are judged; devices whose news
+    have changed are told."""
 
     def __init__(self, pool: Pool, every_s: float = EVERY_S) -> None:
         super().__init__("news", every_s)
@@ -45,6 +45,7 @@ class NewsLoop(Loop):
         now, told = datetime.now(UTC), 0
         with self._pool.connection() as conn:
             intake.measured_since(conn, now)
+            repairs.look(conn, now)
         with self._pool.connection() as conn:
             known = outcomes.devices_heard_of(conn, now - SEEN)
             fresh = frozenset(outcomes.devices_with_news(conn, self._looked_at - OVERLAP))

@@ -69,6 +69,56 @@ def listing(
 
 
 @dataclass(frozen=True)
+class Repair:
+    """Maintenance of a machine that alarmed. `before`, `after`: the shares of alarms among as many windows."""
+
+    maintenance_id: UUID
+    asset_id: str
+    event_id: UUID
+    before: float
+    after: float
+
+
+def repairs(conn: Connection[Any], *, since: datetime, until: datetime, windows: int, ill: float) -> list[Repair]:
+    """What settled in this time and has so many windows on either side, at least the share `ill` of those before in
+    alarm; once judged, it is not among them."""
+    cursor = conn.cursor(row_factory=class_row(Repair))
+    return cursor.execute(
+        """
+        SELECT m.maintenance_id, m.asset_id, e.event_id, b.share AS before, a.share AS after
+        FROM maintenance m
+        CROSS JOIN LATERAL (
+            SELECT event_id FROM event
+            WHERE asset_id = m.asset_id AND family <> 'sensor' AND opened_at < m.start_at
+              AND (cleared_at IS NULL OR cleared_at > m.start_at - interval '7 days')
+            ORDER BY opened_at DESC LIMIT 1
+        ) e
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS n, avg(alarm::int)::float AS share FROM (
+                SELECT alarm FROM prediction
+                WHERE asset_id = m.asset_id AND window_end BETWEEN m.start_at - interval '7 days' AND m.start_at
+                ORDER BY window_end DESC LIMIT %(windows)s
+            ) windows
+        ) b
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS n, avg(alarm::int)::float AS share FROM (
+                SELECT alarm FROM prediction
+                WHERE asset_id = m.asset_id AND window_end > m.fenced_until AND window_start >= m.fenced_until
+                ORDER BY window_end LIMIT %(windows)s
+            ) windows
+        ) a
+        WHERE NOT m.cancelled AND m.fenced_until BETWEEN %(since)s AND %(until)s
+          AND b.n = %(windows)s AND a.n = %(windows)s AND b.share >= %(ill)s
+          AND NOT EXISTS (
+              SELECT FROM feedback
+              WHERE signal IN ('repair_helped', 'repair_did_not_help') AND about = m.maintenance_id
+          )
+        """,
+        {"since": since, "until": until, "windows": windows, "ill": ill},
+    ).fetchall()
+
+
+@dataclass(frozen=True)
 class SuppressionRow:
     """A pattern that does not alarm; `ended` empty: until then."""
 

@@ -115,6 +115,8 @@ Signal = Literal[
     "work_order_closed",
     "question_declined",
     "satisfaction",
+    "repair_helped",
+    "repair_did_not_help",
 ]
 
 

@@ -6,7 +6,7 @@ import threading
 import uuid
 import zlib
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -15,13 +15,16 @@ from edge_agent.agent import Agent
 from edge_agent.config import Broker as BrokerSettings
 from edge_agent.uplink import Uplink
 from fleet_server.commands.loop import CommandLoop
+from fleet_server.feedback import repairs
 from fleet_server.feedback.news import TURNS, NewsLoop, news
 from fleet_server.release import registry
-from fleet_server.store import bundles, devices, feedback
+from fleet_server.store import bundles, devices, feedback, maintenance
 from fleet_server.store.migrate import migrate
 from fleet_server.store.pool import connect, open_pool
 from models.bundle.signing import PublicKeys
+from models.contract.alarms import Maintenance
 from models.contract.commands import FormNews
+from models.contract.ids import new_trace_id
 from models.contract.messages import Annotation
 from models.contract.people import Question, Verdicted
 from models.form.sent import implicit
@@ -226,6 +229,46 @@ def test_work_orders_are_kept_as_implicit_feedback_and_never_as_a_label(server: 
     assert {each["provenance"] for each in found} == {"implicit"}
     assert value(server.shop.dsn, "SELECT count(*) FROM label") == 0
     assert server.http.post("/api/work-orders", json=[order | {"at": "today"}]).status_code == 422
+
+
+@pytest.mark.parametrize(("alarms_after", "told"), [(1, "repair_helped"), (12, "repair_did_not_help")])
+def test_whether_a_repair_helped_is_automated_feedback_and_never_a_label(
+    server: ServerHost,  # noqa: F811
+    alarms_after: int,
+    told: str,
+) -> None:
+    start, end = now() - timedelta(hours=2), now() - timedelta(hours=1)
+    event = an_alarm(opened_at=start - timedelta(minutes=9))
+    server.raise_alarm(event)
+    made = {"trace_id": new_trace_id(), "made_at": end}
+    repair = Maintenance(maintenance_id=uuid.uuid4(), asset="pump1", start=start, end=end, actor="Ada", **made)
+
+    def scored(since: datetime, alarms: int, n: int = repairs.WINDOWS) -> None:
+        with connect(server.shop.dsn) as conn:
+            for i in range(n):
+                at = since + timedelta(seconds=20 * i)
+                conn.execute(
+                    "INSERT INTO prediction (window_start, window_end, asset_id, trace_id, device_id, model_version,"
+                    " model_sha256, score, alarm) VALUES (%s, %s, 'pump1', %s, 'plant1.gw1', 1, '', 0.5, %s)",
+                    (at, at + timedelta(seconds=20), uuid.uuid4(), i < alarms),
+                )
+
+    def looked() -> int:
+        with connect(server.shop.dsn) as conn:
+            return repairs.look(conn, now())
+
+    with connect(server.shop.dsn) as conn:
+        maintenance.put(conn, repair, via="form", received_at=now())
+    scored(start - timedelta(minutes=8), alarms=16)
+    scored(start + timedelta(minutes=5), alarms=20)  # while somebody worked on it: says nothing
+    scored(end + timedelta(minutes=30), alarms=alarms_after, n=repairs.WINDOWS - 1)
+    assert looked() == 0, "too early to say"
+    scored(end + timedelta(minutes=45), alarms=0, n=1)
+    assert [looked(), looked()] == [1, 0]
+    (found,) = server.http.get("/api/feedback", params={"asset": "pump1"}).json()["feedback"]
+    assert (found["signal"], found["provenance"], found["event_id"]) == (told, "automated", str(event.event_id))
+    assert found["detail"].startswith("alarms in 80% of 20 windows before")
+    assert value(server.shop.dsn, "SELECT count(*) FROM label") == 0
 
 
 def test_the_agents_form_shows_what_the_server_said_of_it(agent: AgentHost) -> None:  # noqa: F811
