@@ -75,8 +75,10 @@ def test_no_page_has_an_accessibility_finding_or_a_target_that_a_glove_misses(
             assert phone.page.evaluate(SMALL_TARGETS, SMALLEST) == [], path
             width = phone.page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
             assert width[0] <= width[1], f"{path} is wider than the phone"
-        phone.page.goto(server.url + "/labels")
-        assert axe.run(phone.page, options={"resultTypes": ["violations"]}).violations_count == 0
+        for path in ("/voices", "/labels"):
+            phone.page.goto(server.url + path)
+            found = axe.run(phone.page, options={"resultTypes": ["violations"]})
+            assert found.violations_count == 0, f"{path} {theme}: {found.generate_report()}"
         expect(phone.page.locator(".label")).to_have_count(6)
         assert f"{server.url}/form/m/pump-12" in phone.page.locator("main").inner_text()
 
