@@ -3,6 +3,7 @@ else."""
 
 from __future__ import annotations
 
+import random
 import time
 import uuid
 from collections.abc import Iterator
@@ -143,12 +144,13 @@ def test_a_brokers_smaller_limits_are_obeyed(tmp_path: Path, fleet: Fleet) -> No
     with Narrow(tmp_path / "broker") as broker, Receiver(broker.port, tmp_path / "received.db", fleet) as receiver:
         receiver.takes_packs = True
         with running(tmp_path, broker.port, fleet) as device:
-            device.outbox.put([an_annotation(note="x" * 2000), an_event(), an_event(features={"f" * 4000: 1.0})])
+            long = random.Random(1).randbytes(4000).hex()  # too much in a pack as well, which compresses it
+            device.outbox.put([an_annotation(note="x" * 2000), an_event(), an_event(features={long: 1.0})])
             device.outbox.put([some_scores() for _ in range(100)])
+            eventually(lambda: device.outbox.counts()[Stream.ALARM].evicted == {"oversize": ((2, 2),)}, timeout=30)
+            eventually(lambda: len(receiver.numbers(Stream.TELEMETRY)) == 100, timeout=30)
             eventually(lambda: device.waiting() == 0, timeout=30)
             assert device.uplink._link.in_flight == 2
-            assert device.outbox.counts()[Stream.ALARM].evicted == {"oversize": ((2, 2),)}
-            assert len(receiver.numbers(Stream.TELEMETRY)) == 100
             assert device.counters["connections_lost"] == 0
 
 
