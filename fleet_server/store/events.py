@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from psycopg import Connection
@@ -137,6 +137,17 @@ def merge(conn: Connection[Any], device_id: str, event: AlarmEvent, doubt: str |
     return cursor.rowcount == 1
 
 
+_ROWS: Final = """
+    SELECT e.event_id, e.trace_id, e.device_id, e.asset_id, e.opened_at, e.raised_at, e.updated_at,
+           e.cleared_at, e.score, e.threshold, e.fault_class, e.model_name, e.model_version, e.model_sha256,
+           e.trial, e.family, e.severity, e.repeats,
+           coalesce((e.newest ->> 'muted')::boolean, false) AS muted, e.received_at,
+           (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations,
+           l.status AS label_status, l.verdict AS label_verdict, l.fault AS label_fault
+    FROM event e LEFT JOIN label l ON l.subject_id = e.event_id
+"""  # of EventRow
+
+
 def listing(
     conn: Connection[Any],
     *,
@@ -150,14 +161,8 @@ def listing(
     return (
         conn.cursor(row_factory=class_row(EventRow))
         .execute(
-            """
-            SELECT e.event_id, e.trace_id, e.device_id, e.asset_id, e.opened_at, e.raised_at, e.updated_at,
-                   e.cleared_at, e.score, e.threshold, e.fault_class, e.model_name, e.model_version, e.model_sha256,
-                   e.trial, e.family, e.severity, e.repeats,
-                   coalesce((e.newest ->> 'muted')::boolean, false) AS muted, e.received_at,
-                   (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations,
-                   l.status AS label_status, l.verdict AS label_verdict, l.fault AS label_fault
-            FROM event e LEFT JOIN label l ON l.subject_id = e.event_id
+            _ROWS
+            + """
             WHERE (%(asset)s::text IS NULL OR e.asset_id = %(asset)s)
               AND (%(device)s::text IS NULL OR e.device_id = %(device)s)
               AND NOT (%(open)s AND e.cleared_at IS NOT NULL)
@@ -181,14 +186,8 @@ def to_do(conn: Connection[Any], *, since: datetime, asset_id: str | None = None
     return (
         conn.cursor(row_factory=class_row(EventRow))
         .execute(
-            """
-            SELECT e.event_id, e.trace_id, e.device_id, e.asset_id, e.opened_at, e.raised_at, e.updated_at,
-                   e.cleared_at, e.score, e.threshold, e.fault_class, e.model_name, e.model_version, e.model_sha256,
-                   e.trial, e.family, e.severity, e.repeats,
-                   coalesce((e.newest ->> 'muted')::boolean, false) AS muted, e.received_at,
-                   (SELECT count(*) FROM annotation a WHERE a.event_id = e.event_id) AS annotations,
-                   l.status AS label_status, l.verdict AS label_verdict, l.fault AS label_fault
-            FROM event e LEFT JOIN label l ON l.subject_id = e.event_id
+            _ROWS
+            + """
             WHERE (%(asset)s::text IS NULL OR e.asset_id = %(asset)s)
               AND (e.cleared_at IS NULL OR (e.raised_at > %(since)s AND l.status IS DISTINCT FROM 'accepted'))
             ORDER BY e.cleared_at IS NOT NULL, e.raised_at DESC, e.event_id LIMIT %(limit)s

@@ -14,6 +14,7 @@ from models.recordings.columns import (
     UNIT,
     as_label,
     first_time_name,
+    joined,
     position_of,
     rate_of,
     scale_of,
@@ -73,15 +74,7 @@ def read_parquet(file: BinaryIO, options: RecordingOptions | None = None) -> Rec
         BadRecording
     """
     options = options or RecordingOptions()
-    blocks = list(iter_parquet_blocks(file, options))
-    times = np.concatenate([block.times for block in blocks])
-    return Recording(
-        blocks[0].signals,
-        times,
-        np.concatenate([block.values for block in blocks], axis=1),
-        None if blocks[0].label is None else np.concatenate([b.label for b in blocks if b.label is not None]),
-        options.rate_hz or rate_of(times),
-    )
+    return joined(list(iter_parquet_blocks(file, options)), options)
 
 
 def iter_parquet_blocks(

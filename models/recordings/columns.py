@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from models.contract.signals import Signal
-from models.recordings.options import BadRecording, Floats, RecordingOptions
+from models.recordings.options import BadRecording, Floats, Recording, RecordingOptions
 
 TIME_NAME: Final = re.compile(r"(^|[^a-z])(date|time|timestamp|datetime|date_time|ts|utc)($|[^a-z])", re.IGNORECASE)
 UNIT: Final = re.compile(r"^(?P<name>.*?\S)\s*(\[(?P<square>[^\]]*)\]|\((?P<round>[^)]*)\))\s*$")
@@ -106,3 +106,15 @@ def as_label(values: Floats) -> npt.NDArray[np.int8]:
     if np.any((values != np.round(values)) & ~np.isnan(values)) or np.any(np.abs(values) > 127):
         raise BadRecording("a label is a whole number from 0 to 127, true or false")
     return np.where(np.isnan(values), -1, values).astype(np.int8)
+
+
+def joined(blocks: Sequence[Recording], options: RecordingOptions) -> Recording:
+    """One recording of its blocks of rows."""
+    times = np.concatenate([block.times for block in blocks])
+    return Recording(
+        blocks[0].signals,
+        times,
+        np.concatenate([block.values for block in blocks], axis=1),
+        None if blocks[0].label is None else np.concatenate([b.label for b in blocks if b.label is not None]),
+        options.rate_hz or rate_of(times),
+    )

@@ -12,7 +12,17 @@ import numpy as np
 import numpy.typing as npt
 
 from models.contract.signals import Signal
-from models.recordings.columns import TIME_NAME, UNIT, as_label, position_of, rate_of, scale_of, signals_of, unique
+from models.recordings.columns import (
+    TIME_NAME,
+    UNIT,
+    as_label,
+    joined,
+    position_of,
+    rate_of,
+    scale_of,
+    signals_of,
+    unique,
+)
 from models.recordings.options import BadRecording, Floats, Recording, RecordingOptions
 from models.recordings.stamps import EPOCH_UNITS, epoch_unit, is_missing, seconds
 
@@ -28,15 +38,7 @@ def read_csv(lines: Iterable[str], options: RecordingOptions | None = None) -> R
         BadRecording
     """
     options = options or RecordingOptions()
-    blocks = list(iter_csv_blocks(lines, options))
-    times = np.concatenate([block.times for block in blocks])
-    return Recording(
-        blocks[0].signals,
-        times,
-        np.concatenate([block.values for block in blocks], axis=1),
-        None if blocks[0].label is None else np.concatenate([b.label for b in blocks if b.label is not None]),
-        options.rate_hz or rate_of(times),
-    )
+    return joined(list(iter_csv_blocks(lines, options)), options)
 
 
 def iter_csv_blocks(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -10,15 +9,10 @@ from typing import Any, Final
 
 from playwright.sync_api import expect
 
-from simulators.embedded.broker import embedded_broker
-from simulators.embedded.postgres import EmbeddedPostgres
-from tests import support
 from tests.bench.figure import Bench
 from tests.faults.proxy import Proxy
 from tests.services import plant
-from tests.services.conftest import Client
 from tests.services.phone import Phone
-from tests.services.station import ServerProcess
 from tests.support import eventually
 
 # WebPageTest's "3G Slow" on a cheap phone: 400 kbit/s each way, 400 ms for each request, a CPU four times slower.
@@ -29,22 +23,8 @@ TRIES: Final = 3
 @cache
 def measured() -> dict[str, float]:
     """kB of the first visit with everything that the worker fetches; seconds to the list of machines, cold and warm."""
-    with (
-        support.reachable_folder() as home,
-        EmbeddedPostgres(home / "postgres", settings={"fsync": "off"}) as postgres,
-        support.fresh_database(postgres.dsn) as dsn,
-        tempfile.TemporaryDirectory() as here,
-        embedded_broker(Path(here) / "broker") as broker,
-    ):
-        server, client = ServerProcess(Path(here) / "server", dsn, broker.port), Client(broker)
-        try:
-            server.start()
-            plant.settle(server, client, plant.alarm("pump-12", 9, 0.9, "leak"))
-            with Proxy(server.port) as wire:
-                found = [_visit(Path(here) / f"profile{i}", wire) for i in range(TRIES)]
-        finally:
-            client.close()
-            server.kill()
+    with plant.standing_alone(plant.alarm("pump-12", 9, 0.9, "leak")) as (server, here), Proxy(server.port) as wire:
+        found = [_visit(here / f"profile{i}", wire) for i in range(TRIES)]
     return {name: sorted(each[name] for each in found)[TRIES // 2] for name in found[0]}
 
 

@@ -7,17 +7,12 @@ from __future__ import annotations
 
 import base64
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from playwright.sync_api import expect
 
-from simulators.embedded.broker import embedded_broker
-from simulators.embedded.postgres import EmbeddedPostgres
-from tests import support
 from tests.services import plant
-from tests.services.conftest import Client
 from tests.services.phone import SMALL, Phone
 from tests.services.station import ServerProcess
 
@@ -33,23 +28,10 @@ ALARMS = (
 def main(folder: str, *only: str) -> int:
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
-    with (
-        support.reachable_folder() as home,
-        EmbeddedPostgres(home / "postgres", settings={"fsync": "off"}) as postgres,
-        support.fresh_database(postgres.dsn) as dsn,
-        tempfile.TemporaryDirectory() as here,
-        embedded_broker(Path(here) / "broker") as broker,
-    ):
-        server, client = ServerProcess(Path(here) / "server", dsn, broker.port), Client(broker)
-        try:
-            server.start()
-            plant.settle(server, client, *ALARMS)
-            for size in (SMALL, WIDE):
-                for theme in ("light", "dark"):
-                    take(Path(here) / f"{size['width']}{theme}", server, out, size, theme, only)
-        finally:
-            client.close()
-            server.kill()
+    with plant.standing_alone(*ALARMS) as (server, here):
+        for size in (SMALL, WIDE):
+            for theme in ("light", "dark"):
+                take(here / f"{size['width']}{theme}", server, out, size, theme, only)
     return 0
 
 

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 import random
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final
 
 from models.contract.events import AlarmEvent, Driver, Plot
 from models.contract.health import AssetHealth
 from models.contract.signals import Signal
-from tests import builders
+from simulators.embedded.broker import Broker, embedded_broker
+from simulators.embedded.postgres import EmbeddedPostgres
+from tests import builders, support
 from tests.services.conftest import Client
 from tests.services.station import Device, ServerProcess
 from tests.services.test_ingest import a_beat
@@ -68,3 +74,30 @@ def settle(server: ServerProcess, client: Client, *alarms: AlarmEvent) -> Device
         device.send(body)
     eventually(lambda: not device.unconfirmed)
     return device
+
+
+@contextmanager
+def running(home: Path, postgres_dsn: str, broker: Broker, *alarms: AlarmEvent) -> Iterator[ServerProcess]:
+    """A server as a process on a database of its own, that has heard of all this."""
+    with support.fresh_database(postgres_dsn) as dsn:
+        server, client = ServerProcess(home, dsn, broker.port), Client(broker)
+        try:
+            server.start()
+            settle(server, client, *alarms)
+            yield server
+        finally:
+            client.close()
+            server.kill()
+
+
+@contextmanager
+def standing_alone(*alarms: AlarmEvent) -> Iterator[tuple[ServerProcess, Path]]:
+    """The same without pytest's fixtures, and a folder that goes with it."""
+    with (
+        support.reachable_folder() as home,
+        EmbeddedPostgres(home / "postgres", settings={"fsync": "off"}) as postgres,
+        tempfile.TemporaryDirectory() as folder,
+        embedded_broker(Path(folder) / "broker") as broker,
+        running(Path(folder) / "server", postgres.dsn, broker, *alarms) as server,
+    ):
+        yield server, Path(folder)

@@ -10,7 +10,6 @@ import pytest
 from simulators.embedded.broker import Broker
 from tests import support
 from tests.services import plant
-from tests.services.conftest import Client
 from tests.services.station import ServerProcess, query
 from tests.services.webdriver import Browser, Firefox, WebKit
 from tests.support import eventually
@@ -24,13 +23,8 @@ ALARM = plant.alarm("pump-12", 95, 0.93, "bearing")
 
 @pytest.fixture(scope="module")
 def server(postgres_server: str, broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with support.fresh_database(postgres_server) as dsn:
-        running, client = ServerProcess(tmp_path_factory.mktemp("server"), dsn, broker.port), Client(broker)
-        running.start()
-        plant.settle(running, client, ALARM)
-        yield running
-        client.close()
-        running.kill()
+    with plant.running(tmp_path_factory.mktemp("server"), postgres_server, broker, ALARM) as server:
+        yield server
 
 
 @pytest.mark.parametrize("engine", ENGINES)

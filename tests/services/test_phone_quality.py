@@ -21,7 +21,6 @@ from simulators.embedded.broker import Broker
 from simulators.embedded.processes import free_port, http_ready
 from tests import support
 from tests.services import plant
-from tests.services.conftest import Client
 from tests.services.phone import Phone
 from tests.services.station import ServerProcess, query
 from tests.support import eventually
@@ -52,13 +51,8 @@ smallest => [...document.querySelectorAll("a, button, label.tile, summary, input
 
 @pytest.fixture(scope="module")
 def server(postgres_server: str, broker: Broker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with support.fresh_database(postgres_server) as dsn:
-        running, client = ServerProcess(tmp_path_factory.mktemp("server"), dsn, broker.port), Client(broker)
-        running.start()
-        plant.settle(running, client, ALARM)
-        yield running
-        client.close()
-        running.kill()
+    with plant.running(tmp_path_factory.mktemp("server"), postgres_server, broker, ALARM) as server:
+        yield server
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
